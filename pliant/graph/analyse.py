@@ -1,0 +1,299 @@
+"""Analysis: run a program once on its example, values and labels side by side, and read off units and groups."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pliant.core import PliantError
+from pliant.graph.ir import TRAINING, Node, Program, Ref, is_mutable, refs, resolve_target, substitute
+from pliant.graph.labels import Field, IntArray, Labels, Traced, along
+from pliant.graph.rules import Call, Macs, Result, find_rule, unknown_result
+
+AxisKey = tuple[str, int, int]
+"""(node, index of the result, axis)."""
+
+
+@dataclass(frozen=True)
+class Rigid:
+    """Something that cannot bend, and why."""
+
+    operator: str
+    module: str
+    line: str
+    reason: str
+
+
+@dataclass
+class Axis:
+    """An elastic axis: for each index the group it belongs to (-1: none, always kept) and its rank in that group."""
+
+    group: IntArray
+    rank: IntArray
+
+    def kept(self, counts: IntArray) -> NDArray[np.bool_]:
+        """Which indices stay when each group keeps its first `counts[g]` units."""
+        return (self.group < 0) | (self.rank < counts[self.group])
+
+    def size(self, counts: IntArray) -> int:
+        """How many indices stay."""
+        return int(self.kept(counts).sum())
+
+
+@dataclass
+class Analysis:
+    """What the labels say.
+
+    Args:
+        axes: elastic axes of every value.
+        shapes: the example's shape of every tensor value.
+        units: units in each group.
+        macs: multiply-accumulates: (node, constant, elastic axes).
+        rigid: calls without a rule, and what else stays as it is.
+        batch: rows of the example.
+    """
+
+    axes: dict[AxisKey, Axis] = field(default_factory=dict)
+    shapes: dict[tuple[str, int], tuple[int, ...]] = field(default_factory=dict)
+    units: list[int] = field(default_factory=list)
+    macs: list[tuple[str, float, list[Axis]]] = field(default_factory=list)
+    rigid: list[Rigid] = field(default_factory=list)
+    prefixes: dict[tuple[str, str], Axis] = field(default_factory=dict)
+    batch: int = 1
+
+
+def analyse(program: Program, states: Mapping[str, Tensor], inputs: list[Any], trainable: set[str],
+            frozen: set[str] = frozenset()) -> Analysis:  # type: ignore[assignment]  # fmt: skip
+    """The units of a program.
+
+    Args:
+        program: what `capture` gives.
+        states: parameters, buffers and constants by name; tied names share one tensor.
+        inputs: one value for each input node.
+        trainable: names that are parameters; a group must reach at least one of them.
+        frozen: names of state whose axes must stay whole.
+    """
+    run = _Run(program, states, inputs, frozen)
+    run.go()
+    return run.result(trainable)
+
+
+class _Run:
+    def __init__(self, program: Program, states: Mapping[str, Tensor], inputs: list[Any], frozen: set[str]) -> None:
+        self.program, self.states, self.inputs, self.frozen = program, states, list(inputs), frozen
+        self.labels = Labels()
+        self.env: dict[str, Traced] = {TRAINING: Traced(False)}
+        self.macs: list[Macs] = []
+        self.rigid: list[Rigid] = []
+        self.slices: list[tuple[str, str, Tensor, int, int]] = []
+        self.of_state: dict[int, Traced] = {}
+
+    def go(self) -> None:
+        with torch.no_grad():
+            for node in self.program:
+                if node.kind == "input":
+                    self.env[node.name] = Traced(self.inputs.pop(0))
+                elif node.kind == "state":
+                    self.env[node.name] = self._state(node)
+                else:
+                    self.env[node.name] = self._call(node)
+        for ref in refs(self.program.output):
+            self._fix(self.env[ref.name])
+
+    def _fix(self, traced: Traced) -> None:
+        self.labels.fix(traced.fields)
+        for item in traced.items or ():
+            self._fix(item)
+
+    def _state(self, node: Node) -> Traced:
+        """Every axis of a parameter or buffer starts with labels of its own; tied names share them."""
+        tensor = self.states[node.target]
+        if id(tensor) not in self.of_state:
+            own = tensor.detach().clone()  # statistics that a forward updates must not change the model
+            fields = tuple(
+                Field(along(self.labels.fresh(size), axis, tensor.dim()))
+                for axis, size in enumerate(tensor.shape)
+                if size > 1
+            )
+            self.of_state[id(tensor)] = Traced(own, fields)
+            if node.target in self.frozen:
+                self.labels.fix(fields)
+        return self.of_state[id(tensor)]
+
+    def _call(self, node: Node) -> Traced:
+        args, kwargs = substitute((node.args, node.kwargs), lambda ref: self.env[ref.name])
+        plain_args, plain_kwargs = substitute((node.args, node.kwargs), lambda ref: self.env[ref.name].value)
+        try:
+            out = resolve_target(node.target)(*plain_args, **plain_kwargs)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise PliantError(f"failed on the example: {str(error).splitlines()[0]}", where=node.place) from error
+        if node.target == "operator.getitem" and args[0].items is not None:
+            found: Traced = args[0].items[args[1]]
+            return found
+        call = Call(
+            node, [_lift(a) for a in args], {k: _lift(v) for k, v in kwargs.items()}, out, self.labels, self.macs
+        )
+        result = self._apply(call)
+        if isinstance(out, tuple | list):
+            items = tuple(Traced(value, fields) for value, fields in zip(out, result, strict=True))  # type: ignore[arg-type]
+            return Traced(out, items=items)
+        return Traced(out, result if isinstance(out, Tensor) else ())  # type: ignore[arg-type]
+
+    def _apply(self, call: Call) -> Result:
+        node, many = call.node, isinstance(call.out, tuple | list)
+        if not many and not isinstance(call.out, Tensor):
+            return ()
+        if not any(traced.fields for traced in call.tensors) and call.tensors:
+            return [() for _ in call.out] if many else ()
+        rule = find_rule(node)
+        in_place = is_mutable(node.target) and not node.packet.startswith(("aten.batch_norm", "aten.instance_norm"))
+        if rule is None and not call.tensors:
+            return [() for _ in call.out] if many else ()
+        if rule is None or (in_place and self._through_view(node)):
+            reason = "no rule for this operator" if rule is None else "writes in place through a view"
+            self.rigid.append(Rigid(node.target, node.module, node.line, reason))
+            return unknown_result(call)
+        self._note_slice(call)
+        fields = rule(call)
+        if many and isinstance(fields, tuple):
+            fields = [fields for _ in call.out]
+        return fields
+
+    def _through_view(self, node: Node) -> bool:
+        written = node.args[0]
+        return isinstance(written, Ref) and all(n.kind != "state" for n in self.program if n.name == written.name)
+
+    def _note_slice(self, call: Call) -> None:
+        """A slice's bounds shrink with the units before them."""
+        node = call.node
+        if node.packet not in ("aten.slice", "aten.narrow", "aten.select"):
+            return
+        source = call.tensors[0]
+        axis = call.arg("dim", 0) % len(source.shape)
+        n = source.shape[axis]
+        for name in ("start", "end", "index"):
+            bound = call.arg(name)
+            if isinstance(bound, int) and not isinstance(call.raw(name), Ref):
+                place = min(max(bound + n if bound < 0 else bound, 0), n)
+                for f in source.fields:
+                    if axis in f.axes:
+                        self.slices.append((node.name, name, f.labels, axis, place))
+
+    # -- reading off ------------------------------------------------------------------------------------------------
+
+    def _all(self) -> Iterator[tuple[str, int, Traced]]:
+        for name, traced in self.env.items():
+            if traced.items is not None:
+                for i, item in enumerate(traced.items):
+                    yield name, i, item
+            elif isinstance(traced.value, Tensor):
+                yield name, 0, traced
+
+    def _dense_roots(self) -> IntArray:
+        """Roots, after every field that still spans several axes was collapsed; repeats until nothing changes."""
+        joint = [f for _, _, traced in self._all() for f in traced.fields if len(f.axes) > 1]
+        while True:
+            roots = self.labels.roots()
+            table = torch.from_numpy(roots)
+            left = []
+            for f in joint:
+                small = f.labels
+                rooted = table[small]
+                spans = [a for a in f.axes if not bool((rooted == rooted.narrow(a, 0, 1)).all())]
+                if len(spans) > 1:
+                    # where no consumer ever chose an axis (a channel shuffle), the largest one is kept
+                    loose = int(torch.unique(rooted).numel()) == rooted.numel()
+                    widest = max(spans, key=rooted.shape.__getitem__)
+                    self.labels.collapse(f, widest if loose else spans[0])
+                    left.append(f)
+            if not left:
+                return roots
+            joint = left
+
+    def result(self, trainable: set[str]) -> Analysis:
+        roots = self._dense_roots()
+        occurrences: list[tuple[AxisKey, IntArray]] = []
+        analysis = Analysis(rigid=self.rigid, batch=self._batch())
+        for name, index, traced in self._all():
+            analysis.shapes[name, index] = traced.shape
+            for f in traced.fields:
+                for axis, vector in self._vectors(f, roots):
+                    occurrences.append(((name, index, axis), vector))
+        bounds = []
+        for node, argument, labels, axis, place in self.slices:
+            lines = dict(self._vectors(Field(labels), roots))
+            if axis in lines:
+                bounds.append(((node, argument), lines[axis][:place]))
+        group_of, rank_of = self._groups(roots, occurrences, [vector for _, vector in bounds], trainable, analysis)
+
+        def axis_of(vector: IntArray) -> Axis:
+            return Axis(group_of[vector], rank_of[vector])
+
+        for key, vector in occurrences:
+            elastic = axis_of(vector)
+            if (elastic.group >= 0).any():
+                analysis.axes[key] = elastic
+        for (node, argument), vector in bounds:
+            analysis.prefixes[node, argument] = axis_of(vector)
+        for macs in self.macs:
+            axes = [axis_of(roots[vector.reshape(-1).numpy()]) for vector in macs.vectors]
+            constant = macs.constant * float(np.prod([len(a.group) for a in axes if (a.group < 0).all()]))
+            analysis.macs.append((macs.node, constant, [a for a in axes if (a.group >= 0).any()]))
+        return analysis
+
+    def _batch(self) -> int:
+        tensors = [t.value for n in self.program.inputs if isinstance((t := self.env[n.name]).value, Tensor)]
+        return int(tensors[0].shape[0]) if tensors and tensors[0].dim() else 1
+
+    @staticmethod
+    def _vectors(f: Field, roots: IntArray) -> Iterator[tuple[int, IntArray]]:
+        rooted = roots[f.labels.numpy()]
+        for axis in f.axes:
+            line = np.moveaxis(rooted, axis, 0).reshape(rooted.shape[axis], -1)[:, 0]
+            if (line != line[0]).any():
+                yield axis, line
+
+    def _groups(self, roots: IntArray, occurrences: list[tuple[AxisKey, IntArray]], bounds: list[IntArray],
+                trainable: set[str], analysis: Analysis) -> tuple[IntArray, IntArray]:  # fmt: skip
+        """Units with the same occurrences form a group. Returns group (-1: none) and rank of every root."""
+        random = np.random.default_rng(0).integers(1, 2**63, size=(len(occurrences) + len(bounds), 2), dtype=np.uint64)
+        signature = np.zeros((len(roots), 2), dtype=np.uint64)
+        trained = np.zeros(len(roots), dtype=bool)
+        parameters = {node.name for node in self.program.states if node.target in trainable}
+        vectors_ = [vector for _, vector in occurrences] + bounds
+        for mark, vector in zip(random, vectors_, strict=True):
+            np.add.at(signature, vector, mark)
+        for (name, _, _), vector in occurrences:
+            if name in parameters:
+                trained[vector] = True
+        used = np.unique(np.concatenate([*vectors_, np.zeros(1, dtype=np.int64)]))
+        used = used[(used != 0) & trained[used]]
+        group_of, rank_of = np.full(len(roots), -1), np.zeros(len(roots), dtype=np.int64)
+        if not len(used):
+            return group_of, rank_of
+        _, inverse = np.unique(signature[used], axis=0, return_inverse=True)
+        inverse = inverse.reshape(-1)
+        first: dict[int, int] = {}
+        for root, kind in zip(used.tolist(), inverse.tolist(), strict=True):
+            first.setdefault(kind, root)
+        order = sorted(first, key=lambda kind: first[kind])
+        for kind in order:
+            members = used[inverse == kind]
+            if len(members) > 1:
+                group_of[members] = len(analysis.units)
+                rank_of[members] = np.arange(len(members))
+                analysis.units.append(len(members))
+        return group_of, rank_of
+
+
+def _lift(value: Any) -> Any:
+    """Operands for a rule: tensors stay `Traced`, numbers that came from nodes become plain."""
+    if isinstance(value, Traced):
+        return value if isinstance(value.value, Tensor) else value.value
+    if isinstance(value, tuple | list):
+        return type(value)(_lift(item) for item in value)
+    return value

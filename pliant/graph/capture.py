@@ -1,0 +1,364 @@
+"""Capture: from any `nn.Module` to a program with a live `training` flag.
+
+The module is exported twice, in training and in evaluation mode, because export follows Python branches on
+`self.training`. Where both give the same operators, the training program is kept and every argument in which they
+differ follows the live flag. Where they do not (stochastic depth, layer drop), the evaluation program is kept with its
+dropout and normalisation flags live, and a note says so.
+"""
+
+import copy
+import inspect
+import logging
+import os
+import traceback
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pliant.core import PliantError, as_call, map_tensors, tensors_of
+from pliant.core._torch_private import is_overload, rebuild
+from pliant.graph.ir import (
+    TRAINING,
+    Named,
+    Node,
+    Program,
+    Ref,
+    is_mutable,
+    refs,
+    resolve_target,
+    schema_names,
+    substitute,
+)
+
+LIVE = ("train", "training", "use_input_stats")
+"""Schema names of arguments that switch an operator between training and evaluation."""
+
+_SKIP = ("_guards_fn", "_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range")
+_TORCH = os.path.dirname(torch.__file__)
+
+
+def capture(model: nn.Module, example: Any) -> tuple[Program, list[str]]:
+    """The program of a model and notes on what could not be kept.
+
+    Args:
+        model: any module; it is not changed.
+        example: a tensor, a tuple (positional) or a dict (keyword); axis 0 is the batch where all sizes agree.
+
+    Raises:
+        PliantError: torch.export refuses the model; the message names the line of the user's code.
+    """
+    names = [name for name, _ in inspect.signature(model.forward).parameters.items()]
+    trained = was_training(model)
+    try:
+        evaluation = _export(copy.deepcopy(model).eval(), example, names)
+        training = _export(copy.deepcopy(model).train(), example, names)
+    except PliantError:
+        if not trained:
+            return _live_flags(_export(copy.deepcopy(model).eval(), example, names)), [_NOTE]
+        raise
+    merged = _merge(training, evaluation)
+    if merged is not None:
+        return merged.without_dead(), []
+    return _live_flags(evaluation).without_dead(), [_NOTE]
+
+
+_NOTE = (
+    "training and evaluation run different operators; the evaluation graph is used in both modes, "
+    "with dropout and normalisation live but without other training-only branches"
+)
+
+
+def was_training(model: nn.Module) -> bool:
+    """Whether any part of a model is in training mode."""
+    return any(module.training for module in model.modules())
+
+
+def two_rows(example: Any) -> Any:
+    """The example with at least two rows, because export bakes a batch of one into the graph."""
+    tensors = tensors_of(example)
+    if tensors and all(tensor.dim() > 0 and tensor.shape[0] == 1 for tensor in tensors):
+        return map_tensors(lambda tensor: torch.cat([tensor, tensor]), example)
+    return example
+
+
+def _dynamic(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return {0: torch.export.Dim.AUTO} if value.dim() else {}
+    if isinstance(value, tuple | list):
+        return type(value)(_dynamic(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _dynamic(item) for key, item in value.items()}
+    return None
+
+
+def _export(model: nn.Module, example: Any, names: list[str]) -> Program:
+    args, kwargs = as_call(example)
+    named = dict(zip(names, args, strict=False)) | kwargs
+    variadic = any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(model.forward).parameters.values())
+    shapes = None if variadic else {name: _dynamic(value) for name, value in named.items()}
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+            module = exported.module()
+    except Exception as error:  # torch raises many kinds here; every one is re-raised with the user's line
+        raise _refusal(error) from error
+    finally:
+        log.setLevel(level)
+    return _Converter(model, module).program(exported)
+
+
+def _refusal(error: Exception) -> PliantError:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_TORCH)]
+    frames = [frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<")]
+    where = f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else None
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if "data-dependent" in text or "DataDependent" in type(error).__name__:
+        return PliantError(
+            "this line decides by the values of a tensor, so the network is not one graph",
+            where=where,
+            fix="trace the part without the decision, or write it with torch.where",
+        )
+    fix = "check that model(example) runs; tensors must come in as arguments and sizes must not depend on values"
+    return PliantError(
+        f"torch.export cannot trace this network ({type(error).__name__}: {text[:300]})", where=where, fix=fix
+    )
+
+
+class _Converter:
+    """fx graph to program: inlined, functional, with sources."""
+
+    def __init__(self, model: nn.Module, module: nn.Module) -> None:
+        self.model, self.module = model, module
+        self.nodes: list[Node] = []
+        self.seen: set[str] = {TRAINING}
+
+    def program(self, exported: Any) -> Program:
+        value = self._graph(self.module, self.module.graph, None, "")
+        leaves = list(value)
+        output = rebuild(leaves, exported.call_spec.out_spec, Named)
+        return Program(self.nodes, output)
+
+    def _name(self, wanted: str) -> str:
+        name, count = wanted, 1
+        while name in self.seen:
+            name, count = f"{wanted}_{count}", count + 1
+        self.seen.add(name)
+        return name
+
+    def _graph(self, owner: nn.Module, graph: Any, inputs: list[Any] | None, module: str) -> Any:
+        """Append the nodes of an fx graph; returns the value(s) of its output."""
+        env: dict[Any, Any] = {}
+        pending = list(inputs) if inputs is not None else None
+        for fx in graph.nodes:
+            if fx.op == "placeholder":
+                env[fx] = pending.pop(0) if pending is not None else self._add(fx, "input", fx.target)
+            elif fx.op == "get_attr":
+                found = _attribute(owner, fx.target)
+                env[fx] = found if isinstance(found, nn.Module) else self._add(fx, "state", fx.target)
+            elif fx.op == "output":
+                return torch.fx.map_arg(fx.args[0], lambda used: env[used])
+            elif any(skip in str(fx.target) for skip in _SKIP):
+                continue
+            else:
+                env[fx] = self._call(fx, env)
+        return None
+
+    def _add(self, fx: Any, kind: str, target: str) -> Ref:
+        node = Node(self._name(fx.name if kind != "input" else target), kind, target)
+        self.nodes.append(node)
+        return Ref(node.name)
+
+    def _call(self, fx: Any, env: dict[Any, Any]) -> Any:
+        args = _plain(fx.args, env)
+        kwargs = _plain(fx.kwargs, env)
+        kind = str(fx.target)
+        if "wrap_with_set_grad_enabled" in kind or "wrap_with_autocast" in kind:
+            skip = 2 if "set_grad" in kind else 5
+            inner = args[skip - 1]
+            values = self._graph(inner, inner.graph, list(args[skip:]), "")
+            if "set_grad" in kind and args[0] is False:
+                values = [self._detached(value) for value in values]
+            return tuple(values)
+        if (
+            fx.target is torch.ops.higher_order.__dict__.get("cond")
+            or fx.op != "call_function"
+            or "higher_order" in kind
+        ):
+            raise PliantError(
+                f"the operator {kind} is control flow inside the graph",
+                where=_line(fx),
+                fix="trace one branch on its own",
+            )
+        if kind == "<built-in function getitem>" and isinstance(args[0], tuple | list):
+            return args[0][args[1]]
+        node = Node(self._name(fx.name), "call", _target_name(fx.target), tuple(args), kwargs, _path(fx), _line(fx))
+        return self._functional(node, env)
+
+    def _detached(self, value: Any) -> Any:
+        if not isinstance(value, Ref):
+            return value
+        node = Node(self._name(value.name + "_detached"), "call", "aten.detach.default", (value,))
+        self.nodes.append(node)
+        return Ref(node.name)
+
+    def _functional(self, node: Node, env: dict[Any, Any]) -> Ref:
+        """In-place operators on activations become functional ones; writes to state stay as they are."""
+        self.nodes.append(node)
+        written = node.args[0] if node.args else None
+        if not is_mutable(node.target) or not isinstance(written, Ref):
+            return Ref(node.name)
+        by_name = {other.name: other for other in self.nodes}
+        source = by_name[written.name]
+        if source.kind == "state" or not node.packet.endswith("_"):
+            return Ref(node.name)
+        functional = f"{node.packet[:-1]}.{node.target.rpartition('.')[2]}"
+        if is_view(source) or not _exists(functional):
+            return Ref(node.name)  # a write through a view: stays in place, and its labels are fixed by the rules
+        node.target = functional
+        for key, value in list(env.items()):
+            if value == written:
+                env[key] = Ref(node.name)
+        return Ref(node.name)
+
+
+def is_view(node: Node) -> bool:
+    """Whether a call returns a view of its first operand."""
+    return node.kind == "call" and bool(getattr(resolve_target(node.target), "is_view", False))
+
+
+def _exists(target: str) -> bool:
+    try:
+        resolve_target(target)
+    except PliantError:
+        return False
+    return True
+
+
+def _plain(value: Any, env: dict[Any, Any]) -> Any:
+    mapped = torch.fx.map_arg(value, lambda used: env[used])
+    return _immutable_to_plain(mapped)
+
+
+def _immutable_to_plain(value: Any) -> Any:
+    if isinstance(value, Ref | Named):
+        return value
+    if isinstance(value, tuple):
+        return tuple(_immutable_to_plain(item) for item in value)
+    if isinstance(value, list):
+        return [_immutable_to_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _immutable_to_plain(item) for key, item in value.items()}
+    return value
+
+
+def _attribute(owner: nn.Module, path: str) -> Any:
+    found: Any = owner
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _target_name(target: Any) -> str:
+    if is_overload(target):
+        return str(target)
+    module = getattr(target, "__module__", "") or ""
+    name = getattr(target, "__name__", str(target))
+    if module in ("_operator", "operator"):
+        return f"operator.{name}"
+    return f"torch.{name}"
+
+
+def _path(fx: Any) -> str:
+    stack = fx.meta.get("nn_module_stack") or {}
+    paths = [str(value[0]) for value in stack.values()]
+    path = paths[-1] if paths else ""
+    return "" if path.startswith("_empty_nn_module") else path.removeprefix("L['self'].")
+
+
+def _line(fx: Any) -> str:
+    lines = (fx.meta.get("stack_trace") or "").strip().splitlines()
+    frames = [(lines[i].strip(), lines[i + 1].strip()) for i in range(0, len(lines) - 1, 2)]
+    users = [frame for frame in frames if _TORCH not in frame[0]] or frames
+    if not users:
+        return ""
+    place, code = users[-1]
+    parts = place.split('"')
+    number = place.partition("line ")[2].partition(",")[0]
+    return f"{os.path.basename(parts[1]) if len(parts) > 1 else '?'}:{number}: {code}"
+
+
+def _significant(program: Program) -> list[Node]:
+    """Calls that must agree between the two modes."""
+    ignored = ("aten.contiguous",)
+    return [
+        node
+        for node in program
+        if node.kind == "call"
+        and node.packet not in ignored
+        and not (node.packet == "aten.add_" and is_mutable(node.target))
+    ]
+
+
+def _merge(training: Program, evaluation: Program) -> Program | None:
+    """The training program with every differing flag live, or None where the programs differ otherwise."""
+    first, second = _significant(training), _significant(evaluation)
+    if [node.target for node in first] != [node.target for node in second]:
+        return None
+    scaled: dict[str, list[Node]] = {}
+    for train_node, eval_node in zip(first, second, strict=True):
+        names = schema_names(train_node.target)
+        if len(train_node.args) != len(eval_node.args) or train_node.kwargs.keys() != eval_node.kwargs.keys():
+            return None
+        args, kwargs = list(train_node.args), dict(train_node.kwargs)
+        pairs: list[tuple[Any, Any, Any]] = [
+            (i, a, b) for i, (a, b) in enumerate(zip(args, eval_node.args, strict=True))
+        ]
+        pairs += [(key, kwargs[key], eval_node.kwargs[key]) for key in kwargs]
+        for key, train_value, eval_value in pairs:
+            if list(refs(train_value)) or list(refs(eval_value)) or train_value == eval_value:
+                continue
+            name = names[key] if isinstance(key, int) and key < len(names) else key
+            if name in LIVE and train_value is True and eval_value is False:
+                new: Any = Ref(TRAINING)
+            elif isinstance(train_value, float) and eval_value == 0.0:
+                extra = Node(f"{train_node.name}_p", "call", "operator.mul", (train_value, Ref(TRAINING)))
+                scaled.setdefault(train_node.name, []).append(extra)
+                new = Ref(extra.name)
+            else:
+                return None
+            if isinstance(key, int):
+                args[key] = new
+            else:
+                kwargs[key] = new
+        train_node.args, train_node.kwargs = tuple(args), kwargs
+    for node in training:
+        if node.packet == "aten.add_" and node.args[1:] == (1,):
+            node.args = (node.args[0], Ref(TRAINING))
+    nodes = [extra for node in training for extra in (*scaled.get(node.name, ()), node)]
+    return Program(nodes, training.output)
+
+
+def _live_flags(program: Program) -> Program:
+    """An evaluation program whose dropout and normalisation follow the live flag."""
+    for node in program:
+        if node.kind == "call":
+            names = schema_names(node.target)
+            args = [
+                Ref(TRAINING) if i < len(names) and names[i] in LIVE and a is False else a
+                for i, a in enumerate(node.args)
+            ]
+            node.args = tuple(args)
+            node.kwargs = {k: Ref(TRAINING) if k in LIVE and v is False else v for k, v in node.kwargs.items()}
+    return Program([substitute_node(node) for node in program], program.output)
+
+
+def substitute_node(node: Node) -> Node:
+    """A copy of a node that shares nothing mutable."""
+    args, kwargs = substitute((node.args, node.kwargs), lambda ref: ref)
+    return Node(node.name, node.kind, node.target, args, kwargs, node.module, node.line)

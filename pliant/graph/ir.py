@@ -1,0 +1,227 @@
+"""The program: a network as a list of operator calls, in plain data.
+
+A traced network is a straight list of nodes over ATen operators. Nothing in it refers to the user's classes, so it can
+be stored as JSON, run, cut and printed anywhere.
+"""
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+
+from pliant.core import PliantError
+
+TRAINING = "training"
+"""Name of the pseudo node that stands for the module's live `training` flag."""
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A reference to the value of a node."""
+
+    name: str
+
+
+@dataclass
+class Node:
+    """One step.
+
+    Args:
+        name: unique in its program.
+        kind: "input" (an argument), "state" (a parameter, buffer or constant; `target` is its name in the state
+            dict) or "call" (an operator).
+        target: "aten.linear.default", "operator.getitem", or a state name.
+        args, kwargs: operands; every `Ref` in them names an earlier node.
+        module: path of the module that made the call.
+        line: the user's source as "file:line: code".
+        graph: which call of a shared module this is does not matter; nodes are told apart by name.
+    """
+
+    name: str
+    kind: str
+    target: str
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    module: str = ""
+    line: str = ""
+
+    @property
+    def packet(self) -> str:
+        """The operator without its overload: "aten.linear"."""
+        return self.target.rpartition(".")[0] if self.target.count(".") >= 2 else self.target
+
+    @property
+    def place(self) -> str:
+        """Where it comes from, for messages."""
+        return " ".join(part for part in (self.target, f"in {self.module}" if self.module else "", self.line) if part)
+
+
+@dataclass
+class Program:
+    """Nodes in the order of execution, and the structure that is returned (with `Ref`s as leaves)."""
+
+    nodes: list[Node]
+    output: Any
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    @property
+    def inputs(self) -> list[Node]:
+        """The arguments, in order."""
+        return [node for node in self.nodes if node.kind == "input"]
+
+    @property
+    def states(self) -> list[Node]:
+        """The parameters, buffers and constants that are used."""
+        return [node for node in self.nodes if node.kind == "state"]
+
+    def without_dead(self) -> "Program":
+        """The same program without calls whose value is never used (in-place updates of state stay)."""
+        alive = {ref.name for ref in refs(self.output)}
+        kept: list[Node] = []
+        for node in reversed(self.nodes):
+            if node.kind == "input" or node.name in alive or writes_state(node):
+                kept.append(node)
+                alive.update(ref.name for ref in refs((node.args, node.kwargs)))
+        return Program(kept[::-1], self.output)
+
+
+def refs(value: Any) -> Iterator[Ref]:
+    """Every `Ref` in nested tuples, lists, dicts and slices."""
+    if isinstance(value, Ref):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from refs(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from refs(item)
+
+
+def substitute(value: Any, fn: Callable[[Ref], Any]) -> Any:
+    """`value` with `fn` applied to every `Ref` in it."""
+    if isinstance(value, Ref):
+        return fn(value)
+    if isinstance(value, Named):
+        return Named(value.keys, [substitute(item, fn) for item in value.values])
+    if isinstance(value, tuple | list):
+        return type(value)(substitute(item, fn) for item in value)
+    if isinstance(value, dict):
+        return {key: substitute(item, fn) for key, item in value.items()}
+    return value
+
+
+class Named(list[Any]):
+    """An output with named fields (dataclass, `ModelOutput`); becomes `pliant.core.Output` when run."""
+
+    def __init__(self, keys: list[str], values: list[Any]) -> None:
+        super().__init__(values)
+        self.keys = list(keys)
+
+    @property
+    def values(self) -> list[Any]:
+        """The fields' values in the order of `keys`."""
+        return list(self)
+
+
+@cache
+def resolve_target(target: str) -> Callable[..., Any]:
+    """The callable behind a target string.
+
+    Raises:
+        PliantError: no such operator in this torch.
+    """
+    space, *names = target.split(".")
+    roots: dict[str, Any] = {"operator": operator, "torch": torch}
+    try:
+        found: Any = roots[space] if space in roots else getattr(torch.ops, space)
+        for name in names:
+            found = getattr(found, name)
+    except AttributeError as error:
+        fix = "import the package that defines it, or use the torch version it was traced with"
+        raise PliantError(f"no operator {target!r} in torch {torch.__version__}", fix=fix) from error
+    return found  # type: ignore[no-any-return]
+
+
+@cache
+def schema_names(target: str) -> tuple[str, ...]:
+    """The names of an operator's arguments; empty for plain Python functions."""
+    schema = getattr(resolve_target(target), "_schema", None)
+    return () if schema is None else tuple(argument.name for argument in schema.arguments)
+
+
+@cache
+def is_mutable(target: str) -> bool:
+    """Whether an operator writes to one of its operands."""
+    schema = getattr(resolve_target(target), "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
+
+
+def writes_state(node: Node) -> bool:
+    """Whether a call must stay although nobody reads its value."""
+    return node.kind == "call" and is_mutable(node.target)
+
+
+def argument(node: Node, name: str, default: Any = None) -> Any:
+    """The argument of a call by its schema name, wherever it was given."""
+    if name in node.kwargs:
+        return node.kwargs[name]
+    names = schema_names(node.target)
+    if name in names and names.index(name) < len(node.args):
+        return node.args[names.index(name)]
+    return default
+
+
+def encode(value: Any) -> Any:
+    """Operands as JSON data; `decode` is the inverse.
+
+    Raises:
+        PliantError: a value of a type that a traced graph does not hold.
+    """
+    if isinstance(value, Ref):
+        return {"ref": value.name}
+    if isinstance(value, Named):
+        return {"named": value.keys, "values": [encode(item) for item in value.values]}
+    if isinstance(value, tuple):
+        return {"tuple": [encode(item) for item in value]}
+    if isinstance(value, list):
+        return [encode(item) for item in value]
+    if isinstance(value, dict):
+        return {"dict": {key: encode(item) for key, item in value.items()}}
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return {"float": str(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, torch.dtype | torch.memory_format | torch.layout):
+        return {"torch": str(value).removeprefix("torch.")}
+    if isinstance(value, torch.device):
+        return {"device": str(value)}
+    raise PliantError(f"cannot store an operand of type {type(value).__name__}")
+
+
+def decode(data: Any) -> Any:
+    """The inverse of `encode`."""
+    if isinstance(data, list):
+        return [decode(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    (kind, content), *rest = data.items()
+    if kind == "named":
+        return Named(content, [decode(item) for item in data["values"]])
+    if rest:
+        raise PliantError(f"unknown operand {sorted(data)} in a stored graph")
+    makers: dict[str, Callable[[Any], Any]] = {
+        "ref": Ref,
+        "tuple": lambda items: tuple(decode(item) for item in items),
+        "dict": lambda items: {key: decode(item) for key, item in items.items()},
+        "float": float,
+        "torch": lambda name: getattr(torch, name),
+        "device": torch.device,
+    }
+    if kind not in makers:
+        raise PliantError(f"unknown operand {kind!r} in a stored graph")
+    return makers[kind](content)

@@ -1,0 +1,131 @@
+"""Patches: the numbers in a program that must follow the kept units.
+
+Everything a network writes down as a number (the sizes of a view, the bounds of a slice, the groups of a convolution)
+is an affine function of the kept counts: a constant plus, for each group, so many for each kept unit.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pliant.graph.analyse import Analysis, Axis
+from pliant.graph.ir import Node, Program, Ref, argument, schema_names
+from pliant.graph.labels import IntArray
+
+_SIZES = {
+    "aten.view": "size", "aten.reshape": "shape", "aten._unsafe_view": "size", "aten.expand": "size",
+    "aten.repeat": "repeats", "aten.tile": "dims", "aten.zeros": "size", "aten.ones": "size", "aten.full": "size",
+    "aten.empty": "size", "aten.new_zeros": "size", "aten.new_ones": "size", "aten.new_full": "size",
+    "aten.new_empty": "size", "aten.unflatten": "sizes",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One number to replace: in `node`, argument `key` (position or name), item `item` of a list (None: the argument).
+
+    `scale` is (numerator, denominator): the axis' kept size times it. `ratio` marks a number that depends on the batch
+    and is multiplied by kept / whole when the program runs.
+    """
+
+    node: str
+    key: int | str
+    item: int | None
+    axis: Axis
+    scale: tuple[int, int] = (1, 1)
+    ratio: bool = False
+
+    def value(self, counts: IntArray) -> int:
+        """The number for kept counts."""
+        return self.axis.size(counts) * self.scale[0] // self.scale[1]
+
+    def affine(self, n_groups: int) -> tuple[IntArray, int]:
+        """Coefficients for each group and the constant, before scaling."""
+        members = self.axis.group[self.axis.group >= 0]
+        occurrences = np.bincount(members, minlength=n_groups)
+        units = np.ones(n_groups, dtype=np.int64)
+        for group in np.unique(members):
+            units[group] = len(np.unique(self.axis.rank[self.axis.group == group]))
+        return occurrences // units, int((self.axis.group < 0).sum())
+
+
+def find_patches(program: Program, analysis: Analysis) -> list[Patch]:
+    """Every number that must follow. Splits into equal parts are rewritten to explicit sizes in place."""
+    found: list[Patch] = []
+    for node in program:
+        if node.kind == "call":
+            found += _of_node(node, analysis)
+    return found
+
+
+def _key(node: Node, name: str) -> int | str:
+    if name in node.kwargs:
+        return name
+    return schema_names(node.target).index(name)
+
+
+def _of_node(node: Node, analysis: Analysis) -> list[Patch]:
+    axes, shapes = analysis.axes, analysis.shapes
+    source = node.args[0].name if node.args and isinstance(node.args[0], Ref) else ""
+    if node.packet in _SIZES:
+        return _sizes(node, source, analysis)
+    if node.packet in ("aten.split", "aten.chunk", "aten.split_with_sizes", "aten.unsafe_split"):
+        return _split(node, analysis)
+    if node.packet in ("aten.slice", "aten.narrow", "aten.select"):
+        found = [
+            Patch(node.name, _key(node, name), None, analysis.prefixes[node.name, name])
+            for name in ("start", "end", "index")
+            if (node.name, name) in analysis.prefixes and abs(argument(node, name, 0)) <= max(shapes[source, 0])
+        ]
+        dim = argument(node, "dim", 0)
+        if node.packet == "aten.narrow" and (node.name, 0, dim) in axes:
+            found.append(Patch(node.name, _key(node, "length"), None, axes[node.name, 0, dim]))
+        return found
+    if node.packet == "aten.group_norm" and (source, 0, 1) in axes:
+        scale = (argument(node, "num_groups"), shapes[source, 0][1])
+        return [Patch(node.name, _key(node, "num_groups"), None, axes[source, 0, 1], scale)]
+    if node.packet.startswith("aten.conv") and argument(node, "groups", 1) > 1:
+        channel = 1 if len(shapes[source, 0]) == len(shapes[node.args[1].name, 0]) else 0
+        if (source, 0, channel) in axes:
+            scale = (argument(node, "groups"), shapes[source, 0][channel])
+            return [Patch(node.name, _key(node, "groups"), None, axes[source, 0, channel], scale)]
+    if node.packet in ("aten.layer_norm", "aten.rms_norm"):
+        shape = argument(node, "normalized_shape")
+        first = len(shapes[source, 0]) - len(shape)
+        return [
+            Patch(node.name, _key(node, "normalized_shape"), i, axes[source, 0, first + i])
+            for i in range(len(shape))
+            if (source, 0, first + i) in axes
+        ]
+    return []
+
+
+def _sizes(node: Node, source: str, analysis: Analysis) -> list[Patch]:
+    name = _SIZES[node.packet]
+    sizes: Any = argument(node, name)
+    offset = argument(node, "dim", 0) % len(analysis.shapes[source, 0]) if node.packet == "aten.unflatten" else 0
+    found = []
+    for i, size in enumerate(sizes):
+        axis = analysis.axes.get((node.name, 0, offset + i))
+        if axis is None or size == -1:
+            continue
+        if node.packet in ("aten.repeat", "aten.tile"):
+            lead = len(sizes) - len(analysis.shapes[source, 0])
+            if i >= lead and analysis.shapes[source, 0][i - lead] > 1:
+                continue  # a repeated elastic axis grows by itself
+        found.append(Patch(node.name, _key(node, name), i, axis, ratio=isinstance(size, Ref)))
+    return found
+
+
+def _split(node: Node, analysis: Analysis) -> list[Patch]:
+    dim = argument(node, "dim", 0)
+    outputs = sorted(index for name, index in analysis.shapes if name == node.name)
+    dim %= len(analysis.shapes[node.name, 0])
+    found = [(i, analysis.axes[node.name, i, dim]) for i in outputs if (node.name, i, dim) in analysis.axes]
+    if not found:
+        return []
+    node.target = "aten.split_with_sizes.default"
+    node.args = (node.args[0], [analysis.shapes[node.name, i][dim] for i in outputs], dim)
+    node.kwargs = {}
+    return [Patch(node.name, 1, i, axis) for i, axis in found]
