@@ -1,0 +1,77 @@
+"""Recipe: what one training step does."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, final, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from pliant.core import call
+
+LossFn = Callable[[Any, Tensor], Tensor]
+"""`loss_fn(output, targets) -> scalar`, where `output` is whatever the network returned."""
+
+Batch = tuple[Any, Tensor]
+"""Inputs (a tensor, a tuple or a dict, axis 0 = samples) and targets."""
+
+
+class Recipe(ABC):
+    """How a network is trained, step by step. A frozen dataclass: its `repr` names it in the run folder.
+
+    Every subclass is either abstract or final. A recipe works in any loop of the user's own:
+
+        loss = recipe.step(net, (inputs, targets), loss_fn, generator=generator)
+        loss.backward()
+        recipe.update(net, optimizer)
+        optimizer.zero_grad()
+    """
+
+    @abstractmethod
+    def step(
+        self, net: nn.Module, batch: Batch, loss_fn: LossFn, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The loss of one batch: a differentiable scalar; the caller calls `.backward()`.
+
+        Args:
+            net: the network in train mode; on return it runs the same sub-network as before.
+            batch: inputs and targets.
+            loss_fn: the task's loss of an output and the targets.
+            generator: where random choices come from (a CPU generator); None takes torch's global one.
+        """
+
+    def update(self, net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Move the parameters after one or more backward passes. The default is `optimizer.step()`."""
+        optimizer.step()
+
+    def measured(self, net: nn.Module, inputs: Iterable[Any]) -> nn.Module:
+        """The network whose accuracy stands for the training after each epoch: `net` itself by default.
+
+        Args:
+            net: the network being trained. It must not be changed.
+            inputs: a few batches of training inputs, for recipes that re-estimate BatchNorm first. Read on demand.
+        """
+        return net
+
+
+@runtime_checkable
+class HasRecipe(Protocol):
+    """A network that knows how it wants to be trained."""
+
+    def default_recipe(self) -> Recipe:
+        """The recipe `train` takes when the caller names none."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class Plain(Recipe):
+    """One forward pass of the network as it is: ordinary training, fine-tuning, separate training."""
+
+    def step(
+        self, net: nn.Module, batch: Batch, loss_fn: LossFn, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """`loss_fn(net(inputs), targets)`."""
+        inputs, targets = batch
+        return loss_fn(call(net, inputs), targets)

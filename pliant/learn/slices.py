@@ -1,0 +1,173 @@
+"""Optimizer steps that move only slices of parameters, for any torch optimizer.
+
+For the time of `optimizer.step()` each sliced parameter *is* its slice: `p.data`, `p.grad` and every state tensor of
+the parameter's shape are exchanged for views of their slice (copies that are written back where an axis is indexed by
+a tensor), so that whatever the optimizer does, decay and momentum included, it cannot reach anything else.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pliant.core import PliantError
+
+Index = slice | Tensor
+Slices = Mapping[nn.Parameter, tuple[Index, ...]]
+"""For each parameter one entry per axis: a slice with a positive step, or an int64 vector of distinct indices."""
+
+_REFUSED = {"LBFGS": "it steps all parameters as one vector", "Rprop": "its step sizes do not start at zero"}
+
+
+def step_slices(optimizer: torch.optim.Optimizer, slices: Slices) -> None:
+    """One `optimizer.step()` that moves each parameter in `slices` only inside its slice.
+
+    Parameters and their optimizer state outside the slices stay bit-identical; the state stays full-size and is zero
+    where it was never used. Inside, the step equals that of an optimizer which holds just the slice. Parameters that
+    are not in `slices` are stepped whole if they have a gradient. State that is one number for a whole parameter
+    (Adam's step count) counts every step of the parameter, whichever slice it moved.
+
+    Args:
+        optimizer: SGD, Adam, AdamW, RMSprop or any other whose per-parameter state tensors have the parameter's shape.
+        slices: one entry per axis. Several index vectors mean their outer product.
+
+    Raises:
+        ValueError: a tuple that has not one entry per axis.
+        TypeError: an entry that is neither a slice nor an int64 vector.
+        PliantError: an optimizer whose state cannot be sliced (LBFGS, Rprop, Adafactor).
+    """
+    reason = _REFUSED.get(type(optimizer).__name__)
+    if reason is not None:
+        raise PliantError(f"{type(optimizer).__name__} cannot step slices: {reason}", fix="use AdamW, Adam or SGD")
+    swaps = [swap for group in optimizer.param_groups for swap in _swaps(optimizer, group, slices)]
+    entered: list[_Swap] = []
+    try:
+        for swap in swaps:
+            swap.enter()
+            entered.append(swap)
+        optimizer.step()
+    finally:
+        for swap in entered:
+            swap.leave()
+    for swap in swaps:
+        if swap.odd is not None:
+            raise _unsliceable(optimizer, swap.odd)
+
+
+def _swaps(optimizer: torch.optim.Optimizer, group: dict[str, Any], slices: Slices) -> list["_Swap"]:
+    # Fused kernels walk the memory as if it were contiguous, which a view of a slice is not.
+    gather = bool(group.get("fused"))
+    found = []
+    for parameter in group["params"]:
+        index = slices.get(parameter) if parameter.grad is not None else None
+        if index is None or _whole(parameter, index):
+            continue
+        state = optimizer.state.get(parameter, {})
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+                raise _unsliceable(optimizer, key)
+        found.append(_Swap(optimizer, parameter, index, gather))
+    return found
+
+
+def _unsliceable(optimizer: torch.optim.Optimizer, key: str) -> PliantError:
+    name = type(optimizer).__name__
+    problem = f"{name} keeps a state {key!r} that has not its parameter's shape, so that it cannot step slices"
+    return PliantError(problem, fix="use AdamW, Adam or SGD")
+
+
+def _whole(parameter: nn.Parameter, index: tuple[Index, ...]) -> bool:
+    if len(index) != parameter.dim():
+        shape = tuple(parameter.shape)
+        raise ValueError(f"a parameter of shape {shape} needs {len(shape)} slices, one per axis; got {len(index)}")
+    whole = True
+    for size, entry in zip(parameter.shape, index):
+        if isinstance(entry, slice):
+            begin, end, step = entry.start, entry.stop, entry.step
+            whole = whole and not begin and (end is None or end >= size) and (step is None or step == 1)
+        elif isinstance(entry, Tensor) and entry.dtype == torch.int64 and entry.dim() == 1:
+            whole = False
+        else:
+            got = f"{entry.dtype} tensor" if isinstance(entry, Tensor) else type(entry).__name__
+            raise TypeError(f"an axis takes a slice or an int64 vector, got a {got} of {entry!r}")
+    return whole
+
+
+class _Part:
+    """The slice of one tensor: a view where every axis is a slice, else a copy that `store` writes back."""
+
+    __slots__ = ("copied", "index")
+
+    def __init__(self, index: tuple[Index, ...], shape: torch.Size, gather: bool) -> None:
+        vectors = sum(isinstance(entry, Tensor) for entry in index)
+        self.copied = gather or vectors > 0
+        self.index: Any = index if vectors < 2 else _outer(index, shape)
+
+    def of(self, tensor: Tensor) -> Tensor:
+        part: Tensor = tensor[self.index]
+        return part.clone(memory_format=torch.contiguous_format) if self.copied else part
+
+    def store(self, tensor: Tensor, part: Tensor) -> None:
+        tensor[self.index] = part
+
+
+def _outer(index: tuple[Index, ...], shape: torch.Size) -> tuple[Tensor, ...]:
+    device = next(entry.device for entry in index if isinstance(entry, Tensor))
+    vectors = [
+        torch.arange(*entry.indices(size), device=device) if isinstance(entry, slice) else entry
+        for entry, size in zip(index, shape)
+    ]
+    axes = len(vectors)
+    return tuple(vector.view([-1 if axis == own else 1 for axis in range(axes)]) for own, vector in enumerate(vectors))
+
+
+class _Swap:
+    """One parameter that is its slice between `enter` and `leave`."""
+
+    __slots__ = ("data", "full", "grad", "odd", "optimizer", "parameter", "part", "small")
+
+    def __init__(self, optimizer: torch.optim.Optimizer, parameter: nn.Parameter, index: Any, gather: bool) -> None:
+        self.optimizer, self.parameter = optimizer, parameter
+        self.part = _Part(index, parameter.shape, gather)
+        self.data, self.grad = parameter.data, parameter.grad
+        self.full: dict[str, Tensor] = {}
+        self.small: dict[str, Tensor] = {}
+        self.odd: str | None = None
+
+    def enter(self) -> None:
+        parameter, part = self.parameter, self.part
+        # Everything that can fail (an index out of range) comes before the first change.
+        data, grad = part.of(self.data), None if self.grad is None else part.of(self.grad)
+        state = self.optimizer.state.get(parameter) or {}
+        shape = self.data.shape
+        self.full = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.dim() and v.shape == shape}
+        self.small = {key: part.of(value) for key, value in self.full.items()}
+        parameter.grad = None  # torch refuses a gradient of another shape, so data goes first
+        parameter.data = data
+        parameter.grad = grad
+        state.update(self.small)
+
+    def leave(self) -> None:
+        """Put the full tensors back. Never raises for odd state: the other parameters must be put back too."""
+        parameter, part = self.parameter, self.part
+        shape = parameter.data.shape
+        if part.copied:
+            part.store(self.data, parameter.data)
+        parameter.grad = None
+        parameter.data = self.data
+        parameter.grad = self.grad
+        state = self.optimizer.state.get(parameter) or {}
+        for key, value in list(state.items()):
+            if not isinstance(value, Tensor) or not value.dim():
+                continue
+            full = self.full.get(key)
+            if full is None and value.shape == shape:
+                full = torch.zeros_like(self.data, dtype=value.dtype, device=value.device)
+            if full is None:
+                self.odd = key
+                continue
+            # Optimizers that work in place have written through the view already.
+            if part.copied or value is not self.small.get(key):
+                part.store(full, value)
+            state[key] = full

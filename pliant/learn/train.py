@@ -1,0 +1,301 @@
+"""The training loop: a thin user of recipes that resumes by itself."""
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pliant.core import PliantError, map_tensors, seeded
+from pliant.data import Dataset
+from pliant.learn import metrics, schedule
+from pliant.learn.callbacks import State
+from pliant.learn.checkpoint import Subject, checkpoints, read_checkpoint, write_checkpoint
+from pliant.learn.evaluate import evaluate
+from pliant.learn.history import EpochRecord, History, Log, StepRecord
+from pliant.learn.losses import loss_function
+from pliant.learn.modes import device_of, in_mode, own_randomness
+from pliant.learn.progress import Bar, Interrupts
+from pliant.learn.recipe import HasRecipe, Plain, Recipe
+from pliant.learn.run_folder import fingerprint, open_run
+from pliant.learn.settings import Settings
+
+_MEASURED_BATCHES = 16  # batches of training inputs offered to `Recipe.measured`
+
+
+def train(
+    net: nn.Module,
+    data: Any,
+    *,
+    recipe: Recipe | None = None,
+    epochs: int = 10,
+    run: str | Path | None = None,
+    settings: Settings = Settings(),  # noqa: B008 - frozen
+    device: str | torch.device | None = None,
+    seed: int = 0,
+) -> History:
+    """Train a network in place.
+
+    With a run folder, a training that was stopped in any way (Ctrl-C, kill -9, power) goes on when it is called again
+    in the same way, and ends with the same bits (on a CPU with the same number of threads) as one that was not
+    stopped. A complete training returns at once, with its weights in `net`. Only `data.train` is trained on, and
+    `data.val` measured; `data.test` is never read.
+
+    Args:
+        net: the network. Its mode is given back as it was; it stays on `device`.
+        data: a Dataset, or whatever `Dataset.of` takes: a name, a path, arrays, a torch Dataset or DataLoader.
+        recipe: what a step does. None: `net.default_recipe()` where there is one, else `Plain()`.
+        epochs: passes over the training split.
+        run: the run folder; None keeps nothing on the disk.
+        settings: optimizer, learning rate, batch size and so on.
+        device: where to train; None is where the network is.
+        seed: of the data's order, of dropout, and of the recipe's choices.
+
+    Returns:
+        Losses, learning rates, seconds and CPU seconds by step, and the validation metric by epoch.
+
+    Raises:
+        ValueError: epochs < 1, a negative seed, or no training samples.
+        TypeError: `recipe` is no Recipe.
+        PliantError: a loss that is not finite; a run folder of something else, damaged or not writable.
+        KeyboardInterrupt: Ctrl-C, after a checkpoint was written.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    dataset = Dataset.of(data, seed=seed)
+    if len(dataset.train) == 0:
+        raise ValueError(f"data {dataset.name!r} has no training samples")
+    if recipe is None:
+        recipe = net.default_recipe() if isinstance(net, HasRecipe) else Plain()
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"recipe must be a Recipe, such as Plain(), got {recipe!r}")
+    begun = fingerprint(net, dataset, recipe=recipe, epochs=epochs, settings=settings, seed=seed)
+    folder = None if run is None else open_run(run, begun)
+    if device is not None:
+        net.to(device)
+    start = seeded(seed, "torch").initial_seed()
+    with own_randomness(device_of(net), start), in_mode(net, True):
+        return _Training(net, dataset, recipe, settings, epochs, folder, seed).go()
+
+
+@dataclass
+class _Position:
+    """Where a training is; all of it travels in checkpoints. `batch` counts batches done in this epoch."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    log_bytes: int = 0
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Add what the block takes to the seconds."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.seconds += time.perf_counter() - wall
+        self.cpu_seconds += time.process_time() - cpu
+
+
+class _Training:
+    """One call of `train`."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        data: Dataset,
+        recipe: Recipe,
+        settings: Settings,
+        epochs: int,
+        run: Path | None,
+        seed: int,
+    ) -> None:
+        self.net, self.data, self.recipe, self.settings = net, data, recipe, settings
+        self.epochs, self.run, self.seed = epochs, run, seed
+        self.device = device_of(net)
+        self.loss_fn = loss_function(data.loss if settings.loss is None else settings.loss, settings.output)
+        self.measure = metrics.of_task(data.task, data.metric)
+        self.optimizer = settings.build_optimizer(net)
+        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        samples, size = len(data.train), settings.batch_size
+        # BatchNorm cannot train on one sample, so a last batch of one is dropped (unless batches are of one anyway).
+        self.drop_last = size > 1 and samples > 1 and samples % size == 1
+        self.batches = samples // size if self.drop_last else math.ceil(samples / size)
+        self.steps = epochs * math.ceil(self.batches / settings.accumulate)
+        self.share = schedule.schedule(settings.schedule, steps=self.steps, warmup=settings.warmup)
+        self.subject = Subject(net, self.optimizer, seeded(seed, "recipe"), self.device)
+        self.at = _Position()
+        self.saved = time.monotonic()
+        self.log: Log
+        self.bar: Bar
+        self.interrupts: Interrupts
+
+    def go(self) -> History:
+        """The whole training, or what is left of it."""
+        found = checkpoints(self.run / "checkpoints") if self.run is not None else []
+        if found:
+            self.at = _Position(**read_checkpoint(found[-1], self.subject))
+        self.log = Log(self.run, self.at.log_bytes)
+        if self.at.epoch >= self.epochs:
+            self.log.close()
+            return self.log.history
+        self.optimizer.zero_grad(set_to_none=True)
+        self.interrupts = Interrupts(self.run is not None)
+        try:
+            with Bar(self.settings.progress, steps=self.steps, epochs=self.epochs) as self.bar, self.interrupts:
+                while self.at.epoch < self.epochs:
+                    self._epoch()
+                self._save()
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.log.close()
+        last = self.log.history.epochs[-1]
+        self._tell("on_end", self._state(last.epoch, last.loss, last.val))
+        return self.log.history
+
+    def _epoch(self) -> None:
+        order = seeded(self.seed, "order", self.at.epoch)
+        batches = self.data.train.batches(self.settings.batch_size, generator=order, drop_last=self.drop_last)
+        batches = islice(batches, self.at.batch, None)
+        while self.at.batch < self.batches:
+            size = min(self.settings.accumulate, self.batches - self.at.batch)
+            with self.at.counted():
+                loss = self._step(islice(batches, size), size)
+            at = self.at
+            self.log.step(StepRecord(at.step, at.epoch, loss, self._lr, at.seconds, at.cpu_seconds))
+            self._tell("on_step", self._state(at.epoch, loss, None))
+            if at.batch < self.batches:  # after the last batch there is one position, and it is the next epoch's
+                self._save_when_due()
+        self._end_epoch()
+
+    def _step(self, batches: Iterator[tuple[Any, Tensor]], size: int) -> float:
+        """One optimizer step on `size` batches. Returns their mean loss."""
+        at = self.at
+        share = self.share(at.step)
+        for group, rate in zip(self.optimizer.param_groups, self.rates):
+            group["lr"] = rate * share
+        total = 0.0
+        for inputs, targets in batches:
+            batch = (self._moved(inputs), targets.to(self.device))
+            with self.settings.autocast(self.device):
+                loss = self.recipe.step(self.net, batch, self.loss_fn, generator=self.subject.generator)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise self._diverged(f"the loss is {value} at step {at.step + 1} (epoch {at.epoch}, batch {at.batch})")
+            (loss / size if size > 1 else loss).backward()  # type: ignore[no-untyped-call]
+            total += value
+            at.batch += 1
+        if self.settings.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.grad_clip)
+        self.recipe.update(self.net, self.optimizer)
+        self.optimizer.zero_grad(set_to_none=True)
+        at.step += 1
+        at.loss_sum += total / size
+        at.loss_count += 1
+        return total / size
+
+    def _end_epoch(self) -> None:
+        at = self.at
+        mean = at.loss_sum / at.loss_count
+        val = self._validate()
+        record = EpochRecord(at.step, at.epoch, mean, self.measure.name, val, at.seconds, at.cpu_seconds)
+        self.log.epoch(record)
+        epoch = at.epoch
+        at.epoch, at.batch, at.loss_sum, at.loss_count = epoch + 1, 0, 0.0, 0
+        self._tell("on_epoch", self._state(epoch, mean, val))
+        if at.epoch < self.epochs:
+            self._save_when_due()
+
+    def _validate(self) -> float | None:
+        if len(self.data.val) == 0:
+            return None
+        with own_randomness(self.device):  # measuring must not move the training's dropout
+            subject = self.recipe.measured(self.net, self._some_inputs())
+            val = evaluate(
+                subject,
+                self.data.val,
+                metric=self.measure,
+                batch_size=max(self.settings.batch_size, 512),
+                output=self.settings.output,
+                device=self.device,
+            )
+        if not math.isfinite(val):
+            raise self._diverged(f"{self.measure.name} on the validation split is {val} after epoch {self.at.epoch}")
+        return val
+
+    def _some_inputs(self) -> Iterator[Any]:
+        order = seeded(self.seed, "measured")
+        batches = self.data.train.batches(self.settings.batch_size, generator=order, drop_last=self.drop_last)
+        for inputs, _ in islice(batches, _MEASURED_BATCHES):
+            yield self._moved(inputs)
+
+    def _moved(self, inputs: Any) -> Any:
+        return map_tensors(lambda tensor: tensor.to(self.device), inputs)
+
+    def _diverged(self, problem: str) -> PliantError:
+        kept = "" if self.run is None else "; the last checkpoint stays"
+        where = None if self.run is None else str(self.run)
+        fix = f"lower lr (now {self.rates[0]:g}), set grad_clip, or look at this batch{kept}"
+        return PliantError(problem, where=where, fix=fix)
+
+    @property
+    def _lr(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def _state(self, epoch: int, loss: float, val: float | None) -> State:
+        at = self.at
+        where = {"step": at.step, "steps": self.steps, "epoch": epoch, "seconds": at.seconds}
+        return State(
+            net=self.net,
+            loss=loss,
+            lr=self._lr,
+            cpu_seconds=at.cpu_seconds,
+            metric=self.measure.name,
+            val=val,
+            run=self.run,
+            **where,  # type: ignore[arg-type]
+        )
+
+    def _tell(self, event: str, state: State) -> None:
+        if event != "on_end":
+            self.bar.show(state)
+        for callback in self.settings.callbacks:
+            getattr(callback, event)(state)
+
+    def _save_when_due(self) -> None:
+        every = self.settings.checkpoint_every
+        if isinstance(every, timedelta):
+            due = time.monotonic() - self.saved >= every.total_seconds()
+        else:
+            due = self.at.step % every == 0
+        if due:
+            self._save()
+        self._stop_when_asked()
+
+    def _save(self) -> None:
+        if self.run is None:
+            return
+        self.at.log_bytes = self.log.flush()
+        write_checkpoint(
+            self.run / "checkpoints", self.subject, step=self.at.step, position=asdict(self.at), keep=self.settings.keep
+        )
+        self.saved = time.monotonic()
+
+    def _stop_when_asked(self) -> None:
+        if not self.interrupts.asked:
+            return
+        self._save()
+        text = f"stopped at step {self.at.step} of {self.steps}; the same call goes on from here ({self.run})"
+        print(text, file=sys.stderr)
+        raise KeyboardInterrupt
