@@ -1,0 +1,4 @@
+"""Elastic networks: one set of parameters, many nested sub-networks."""
+
+from pliant.elastic.elastic import Elastic as Elastic
+from pliant.elastic.elastic import elastic as elastic

@@ -1,0 +1,400 @@
+"""Elastic: a network that contains many networks."""
+
+import copy
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pliant.core import Config, PliantError, Space, call, tensors_of
+from pliant.elastic.extract import attach, calibrate, extract_module
+from pliant.elastic.knobs import Choices, make_space
+from pliant.elastic.order import PermutationCheck, magnitude, permuted
+from pliant.elastic.report import Report, make_report
+from pliant.elastic.runner import Runner
+from pliant.elastic.slicing import AxisCuts, Ranges, Slice, is_view, put, take
+from pliant.graph.analyse import Rigid
+from pliant.graph.graph import Cost, Graph, aliases, trace
+from pliant.graph.labels import IntArray
+
+if TYPE_CHECKING:
+    from pliant.learn import Recipe
+
+Importance = str | Mapping[str, Sequence[float]] | Callable[["Elastic"], Mapping[str, Sequence[float]]]
+
+
+class Elastic(nn.Module):
+    """A family of nested sub-networks over one set of parameters. Made by `pliant.elastic`.
+
+    It is called as the original was; `activate` chooses which sub-network answers. Its `state_dict()` holds the
+    full-size parameters under their original names.
+
+    Attributes:
+        graph: the traced network.
+        space: what can be chosen.
+        name: class name of the original.
+    """
+
+    def __init__(self, graph: Graph, space: Space, name: str, dropped: Iterable[int] = ()) -> None:
+        super().__init__()
+        self.graph, self.space, self.name = graph, space, name
+        self.dropped = tuple(dropped)
+        self._owners: list[tuple[nn.Module, str]] = []
+        for state, tensor in graph.states.items():
+            attach(self, state, tensor)
+        self._runner = Runner(graph)
+        self._bind()
+        self._knob_of_group = {i: g.name for i, g in enumerate(graph.groups)}
+        self._cuts = self._make_cuts()
+        n = len(graph.groups)
+        pairs = [patch.affine(n) for patch in graph.patches]
+        self._slope = np.array([p[0] for p in pairs], dtype=np.int64).reshape(len(pairs), n)
+        self._base = np.array([p[1] for p in pairs], dtype=np.int64)
+        self._scale = np.array([patch.scale for patch in graph.patches], dtype=np.int64).reshape(len(pairs), 2)
+        self._touched: tuple[IntArray, tuple[bool, ...]] | None = None
+        self.activate(space.largest())
+
+    def _bind(self) -> None:
+        modules = dict(self.named_modules())
+        self._owners = []
+        for state in self._runner.states:
+            path, _, leaf = state.rpartition(".")
+            self._owners.append((modules[path], leaf))
+
+    def _make_cuts(self) -> dict[str, dict[int, AxisCuts]]:
+        shared: dict[tuple[bytes, bytes], AxisCuts] = {}
+        found: dict[str, dict[int, AxisCuts]] = {}
+        for name, axes in self.graph.state_axes.items():
+            found[name] = {}
+            for a, axis in axes.items():
+                key = (axis.group.tobytes(), axis.rank.tobytes())
+                found[name][a] = shared.setdefault(key, AxisCuts(axis))
+        return found
+
+    # -- choosing ---------------------------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> Config:
+        """The sub-network that answers."""
+        return self._active
+
+    @property
+    def example(self) -> Any:
+        """The example input it was traced with."""
+        return self.graph.example
+
+    def sample(self, generator: torch.Generator) -> Config:
+        """A random sub-network."""
+        return self.space.sample(generator)
+
+    def activate(self, config: Mapping[str, int | bool]) -> Config:
+        """Let a sub-network answer from now on; knobs that are not named are whole.
+
+        Raises:
+            ValueError: an unknown knob or a value it does not take.
+        """
+        self._active = self.space.validate(config)
+        counts, spans = self._resolve(self._active)
+        self._state = (counts, spans, self._values(counts), self._cut_list(counts, spans))
+        return self._active
+
+    @contextmanager
+    def using(self, config: Mapping[str, int | bool]) -> Iterator["Elastic"]:
+        """`activate` for the length of a `with` block."""
+        before = self._active
+        self.activate(config)
+        try:
+            yield self
+        finally:
+            self.activate(before)
+
+    def _resolve(self, config: Config) -> tuple[IntArray, tuple[bool, ...]]:
+        counts = np.array([int(config.get(g.name, g.units)) for g in self.graph.groups], dtype=np.int64)
+        return counts, tuple(bool(config.get(name, True)) for name in self.graph.span_names)
+
+    def _values(self, counts: IntArray) -> list[int]:
+        return (
+            ((self._slope @ counts + self._base) * self._scale[:, 0] // self._scale[:, 1]).tolist()
+            if len(self._base)
+            else []
+        )
+
+    def _cut_list(self, counts: IntArray, spans: tuple[bool, ...]) -> list[Slice | None]:
+        """For each state its cut; None where it is unused."""
+        used = set(self.graph.used_states(spans))
+        return [self._cut(name, counts) if name in used else None for name in self._runner.states]
+
+    def _cut(self, name: str, counts: IntArray) -> Slice:
+        cuts = self._cuts[name]
+        if not cuts:
+            return ()
+        return tuple(cuts[a].entry(counts) if a in cuts else slice(None) for a in range(self.graph.states[name].dim()))
+
+    # -- running ----------------------------------------------------------------------------------------------------
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the active sub-network on the original's arguments."""
+        names = self._runner.inputs
+        given = dict(zip(names, args, strict=False)) | kwargs
+        if set(given) != set(names) or len(args) + len(kwargs) != len(names):
+            raise TypeError(
+                f"{self.name} was traced with the inputs {', '.join(names)}; got {len(args)} positional and {sorted(kwargs)}"
+            )
+        counts, spans, sizes, cuts = self._state
+        weights: list[Tensor | None] = []
+        for (owner, leaf), cut in zip(self._owners, cuts, strict=True):
+            tensor = owner._parameters.get(leaf)
+            whole = owner._buffers[leaf] if tensor is None else tensor
+            weights.append(None if cut is None or whole is None else take(whole, cut) if cut else whole)
+        if self.training:
+            self._touch(counts, spans)
+        output = self._runner([given[name] for name in names], weights, sizes, spans, self.training)
+        if self.training:
+            self._write_back(cuts, weights)
+        return output
+
+    def _write_back(self, cuts: list[Slice | None], weights: list[Tensor | None]) -> None:
+        """Statistics that were updated in a copy go back to where they belong."""
+        for (owner, leaf), cut, part in zip(self._owners, cuts, weights, strict=True):
+            whole = owner._buffers.get(leaf)
+            if cut and part is not None and whole is not None and not is_view(cut):
+                put(whole, cut, part)
+
+    def _touch(self, counts: IntArray, spans: tuple[bool, ...]) -> None:
+        if torch.is_grad_enabled():
+            before = self._touched
+            self._touched = (
+                (counts, spans)
+                if before is None
+                else (np.maximum(before[0], counts), tuple(a or b for a, b in zip(before[1], spans, strict=True)))
+            )
+
+    def touched(self) -> dict[nn.Parameter, Slice]:
+        """What training forwards since `clear_touched` have used: for each partly used parameter its slice."""
+        if self._touched is None:
+            return {}
+        counts, _ = self._touched
+        found: dict[nn.Parameter, Slice] = {}
+        for owner, leaf, name in ((o, leaf, n) for (o, leaf), n in zip(self._owners, self._runner.states, strict=True)):
+            parameter = owner._parameters.get(leaf)
+            if parameter is not None and self._cuts[name]:
+                found[parameter] = self._cut(name, counts)
+        return found
+
+    def clear_touched(self) -> None:
+        """Forget what was used (after an optimizer step)."""
+        self._touched = None
+
+    # -- taking out -------------------------------------------------------------------------------------------------
+
+    def extract(self, config: Mapping[str, int | bool] | Any, *, calibrate: Iterable[Any] | None = None,
+                into: nn.Module | None = None) -> nn.Module:  # fmt: skip
+        """A sub-network as a plain, really smaller module with the original parameter names.
+
+        Args:
+            config: what to keep, or anything with a `.config` (a point of a front); missing knobs are whole.
+            calibrate: batches of training inputs, from which BatchNorm statistics are estimated anew.
+            into: a narrower module of your own class: it is filled, compared on the example, and returned.
+
+        Raises:
+            PliantError: `into` has other parameters, or computes something else.
+        """
+        config = self.space.validate(getattr(config, "config", config))
+        counts, spans = self._resolve(config)
+        states = self._sliced(counts, spans)
+        module = extract_module(self.graph, states, self._values(counts), spans, self.name)
+        module.train(self.training)
+        if calibrate is not None:
+            _calibrate(module, calibrate)
+        return module if into is None else self._fill(into, module)
+
+    def _sliced(self, counts: IntArray, spans: tuple[bool, ...]) -> dict[str, Tensor]:
+        """Copies of what a sub-network uses; tied names share one tensor."""
+        current = self._current()
+        tied = aliases(self.graph)
+        found: dict[str, Tensor] = {}
+        for name in self.graph.used_states(spans):
+            first = tied.get(name, name)
+            if first in found:
+                found[name] = found[first]
+                continue
+            whole = current[name]
+            part = take(whole.detach(), self._cut(name, counts)).clone().contiguous()
+            found[name] = nn.Parameter(part, whole.requires_grad) if isinstance(whole, nn.Parameter) else part
+            found.setdefault(first, found[name])
+        return {name: found[name] for name in self.graph.used_states(spans)}
+
+    def _current(self) -> dict[str, Tensor]:
+        """The live tensors by state name."""
+        found = {}
+        for (owner, leaf), name in zip(self._owners, self._runner.states, strict=True):
+            tensor = owner._parameters.get(leaf)
+            found[name] = owner._buffers[leaf] if tensor is None else tensor
+        return found  # type: ignore[return-value]
+
+    def _fill(self, into: nn.Module, module: nn.Module) -> nn.Module:
+        try:
+            into.load_state_dict(module.state_dict(), strict=False)
+        except RuntimeError as error:
+            line = str(error).strip().splitlines()[-1].strip()
+            raise PliantError(
+                f"into does not fit the sub-network ({line})", fix="build it with the sub-network's sizes"
+            ) from error
+        modes = into.training, module.training
+        with torch.no_grad():
+            pairs = zip(
+                tensors_of(call(into.eval(), self.example)), tensors_of(call(module.eval(), self.example)), strict=True
+            )
+            worst = max((float((a - b).abs().max()) for a, b in pairs if a.is_floating_point()), default=0.0)
+        into.train(modes[0])
+        if not worst <= 1e-4:
+            raise PliantError(f"into computes something else than the sub-network (difference {worst:.3g})")
+        return into
+
+    def sources(self, config: Mapping[str, int | bool]) -> dict[str, tuple[str, list[Ranges | None]]]:
+        """Where each tensor of the extracted module comes from.
+
+        Returns:
+            Name in the extracted state dict to (name in this state dict, for each axis the kept runs or None: whole).
+        """
+        counts, spans = self._resolve(self.space.validate(config))
+        found = {}
+        for name in self.graph.used_states(spans):
+            cuts = self._cuts[name]
+            axes = [cuts[a].ranges(counts) if a in cuts else None for a in range(self.graph.states[name].dim())]
+            found[name] = (name, axes)
+        return found
+
+    def cost(self, config: Mapping[str, int | bool]) -> Cost:
+        """FLOPs of one sample, parameters and their bytes."""
+        return self.graph.cost(*self._resolve(self.space.validate(config)))
+
+    # -- order and report -------------------------------------------------------------------------------------------
+
+    def sort_units(self, importance: Importance = "magnitude") -> None:
+        """Put the most important units of every group first, without changing the function of the whole network.
+
+        Args:
+            importance: "magnitude", scores by knob name (one number a unit, larger is more important), or a
+                function of this network that gives them.
+
+        Raises:
+            ValueError: unknown importance, an unknown knob, or a wrong number of scores.
+        """
+        scores = self._scores(importance)
+        orders = {g: np.argsort(-np.asarray(values), kind="stable") for g, values in scores.items()}
+        current = self._current()
+        with torch.no_grad():
+            for name, tensor in permuted(self.graph, {n: t.detach() for n, t in current.items()}, orders).items():
+                if name not in aliases(self.graph):
+                    current[name].copy_(tensor)
+
+    def _scores(self, importance: Importance) -> dict[int, NDArray[np.float64]]:
+        if isinstance(importance, str):
+            if importance != "magnitude":
+                raise ValueError(f"importance must be 'magnitude', scores or a function, got {importance!r}")
+            return {g: values.numpy() for g, values in magnitude(self.graph, self._current()).items()}
+        given = importance(self) if callable(importance) else importance
+        index = {group.name: i for i, group in enumerate(self.graph.groups)}
+        found = {}
+        for name, values in given.items():
+            if name not in index:
+                raise ValueError(f"importance: no group {name!r}; groups are {', '.join(index)}")
+            scores = np.asarray(values, dtype=np.float64)
+            if scores.shape != (self.graph.groups[index[name]].units,):
+                raise ValueError(
+                    f"importance of {name}: {self.graph.groups[index[name]].units} scores needed, got {scores.shape}"
+                )
+            found[index[name]] = scores
+        return found
+
+    def default_recipe(self) -> "Recipe":
+        """The recipe that `pliant.train` takes where none is given: `Nested()`."""
+        from pliant.elastic.recipes.nested import Nested  # recipes are made of this class
+
+        return Nested()
+
+    def report(self) -> Report:
+        """What bends, what is rigid and why, what it costs."""
+        return make_report(self.graph, self.space, self.name, self.dropped)
+
+    def _repr_html_(self) -> str:
+        return self.report()._repr_html_()
+
+    def extra_repr(self) -> str:
+        """The first line of the report."""
+        return self.report().headline()
+
+    def save(self, path: str | Path) -> None:
+        """Write everything needed to run it without the user's code: safetensors and JSON."""
+        from pliant.elastic.storage import save_elastic
+
+        save_elastic(self, path)
+
+    @staticmethod
+    def load(path: str | Path) -> "Elastic":
+        """The inverse of `save`."""
+        from pliant.elastic.storage import load_elastic
+
+        return load_elastic(path)
+
+
+_calibrate = calibrate
+
+
+def elastic(model: nn.Module, example: Any, *, min_size: int = 4, choices: Choices | None = None, check: bool = True,
+            verbose: bool | None = None) -> Elastic:  # fmt: skip
+    """Make a network elastic: a copy in which channels, heads, neurons and blocks can be left out.
+
+    Args:
+        model: any `nn.Module`; it is not changed.
+        example: an input: a tensor, a tuple (positional) or a dict (keyword); axis 0 is the batch.
+        min_size: the smallest number of units that a width keeps.
+        choices: by knob-name pattern (`width:*`) the counts (int) or shares (float) to choose from; see `make_space`.
+        check: whether to reorder all units in double precision and compare (a group that fails is made rigid).
+        verbose: whether to print the report; by default only where Python is interactive.
+
+    Raises:
+        PliantError: the model cannot be traced; the message names the line.
+        ValueError: `min_size` is not positive, or `choices` do not fit.
+        TypeError: `model` is no module.
+    """
+    if min_size < 1:
+        raise ValueError(f"min_size must be at least 1, got {min_size}")
+    if isinstance(model, Elastic):
+        raise TypeError("this network is elastic already")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    graph = trace(_copy(model), example)
+    dropped = PermutationCheck(graph).unsound() if check else []
+    for g in dropped:
+        group = graph.groups[g]
+        graph.rigid.append(
+            Rigid("", group.name.partition(":")[2], "", "its units cannot be reordered: the network tells them apart")
+        )
+    groups = [i for i in range(len(graph.groups)) if i not in dropped]
+    space = make_space(graph, groups, min_size=min_size, choices=choices)
+    net = Elastic(graph, space, type(model).__name__, dropped)
+    net.train(model.training)
+    if verbose or (verbose is None and _interactive()):
+        print(net.report())
+    return net
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:
+        raise PliantError(
+            f"the model cannot be copied ({str(error).splitlines()[0]})", fix="give it as it is before any forward"
+        ) from error
+
+
+def _interactive() -> bool:
+    return hasattr(sys, "ps1")

@@ -1,0 +1,172 @@
+"""Extraction: a sub-network as a plain, really smaller module."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from pliant.core import PliantError, as_call, make_output, tensors_of
+from pliant.graph.graph import Graph
+from pliant.graph.ir import TRAINING, Named, Node, Ref, argument, resolve_target, substitute
+from pliant.graph.patches import Patch
+
+_METHODS = {"aten.view": "reshape", "aten.reshape": "reshape", "aten._unsafe_view": "reshape", "aten.expand": "expand",
+            "aten.repeat": "repeat", "aten.sym_size": "size"}  # fmt: skip
+"""Operators written as tensor methods, so that tracers see sizes that depend on the batch."""
+
+
+def extract_module(
+    graph: Graph, states: Mapping[str, Tensor], sizes: Sequence[int], spans: Sequence[bool], name: str
+) -> fx.GraphModule:
+    """A `GraphModule` with original parameter names and live `train()` / `eval()`.
+
+    Args:
+        graph: the traced network.
+        states: sliced tensors of the sub-network by state name (tied names share one object).
+        sizes: values of the graph's patches.
+        spans: which spans are kept.
+        name: class name of the result.
+    """
+    root = nn.Module()
+    for state, tensor in states.items():
+        attach(root, state, tensor)
+    builder = _Builder(graph, sizes, spans)
+    new = builder.build(set(states))
+    return fx.GraphModule(root, new, class_name=name)
+
+
+def attach(root: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put a parameter or buffer at its dotted name, making the modules on the way."""
+    *path, leaf = name.split(".")
+    owner = root
+    for part in path:
+        if part not in owner._modules:
+            owner._modules[part] = nn.Module()
+        owner = owner._modules[part]  # type: ignore[assignment]
+    if isinstance(tensor, nn.Parameter):
+        owner._parameters[leaf] = tensor
+    else:
+        owner._buffers[leaf] = tensor
+
+
+class _Builder:
+    def __init__(self, graph: Graph, sizes: Sequence[int], spans: Sequence[bool]) -> None:
+        self.source, self.sizes = graph, sizes
+        self.skipped = {i for i, keep in enumerate(spans) if not keep}
+        self.patches: dict[str, list[tuple[int, Patch]]] = {}
+        for i, patch in enumerate(graph.patches):
+            self.patches.setdefault(patch.node, []).append((i, patch))
+        self.graph = fx.Graph()
+        self.env: dict[str, Any] = {}
+
+    def build(self, used: set[str]) -> fx.Graph:
+        shortcut = {span.merge: span.shortcut for i, span in enumerate(self.source.spans) if i in self.skipped}
+        for node in self.source.program:
+            if node.kind == "input":
+                self.env[node.name] = self.graph.placeholder(node.target)
+            elif self.skipped & self.source.guards.get(node.name, frozenset()):
+                continue
+            elif node.name in shortcut:
+                self.env[node.name] = self.env[shortcut[node.name]]
+            elif node.kind == "state":
+                if node.target in used:
+                    self.env[node.name] = self.graph.get_attr(node.target)
+            else:
+                self.env[node.name] = self._call(node)
+        self.graph.output(self._value(self.source.program.output))
+        return self.graph
+
+    def _lookup(self, ref: Ref) -> Any:
+        if ref.name == TRAINING and TRAINING not in self.env:
+            with self.graph.inserting_before():
+                self.env[TRAINING] = self.graph.get_attr(TRAINING)
+        return self.env[ref.name]
+
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, Named):
+            return self.graph.call_function(make_output, (value.keys, *[self._value(item) for item in value]))
+        if isinstance(value, tuple | list):
+            return type(value)(self._value(item) for item in value)
+        if isinstance(value, dict):
+            return {key: self._value(item) for key, item in value.items()}
+        return self._lookup(value) if isinstance(value, Ref) else value
+
+    def _call(self, node: Node) -> fx.Node:
+        args, kwargs = substitute((list(node.args), node.kwargs), self._lookup)
+        for i, patch in self.patches.get(node.name, ()):
+            target: Any = kwargs if isinstance(patch.key, str) else args
+            new: Any = self.sizes[i]
+            if patch.ratio:
+                scaled = self.graph.call_method("__mul__", (target[patch.key][patch.item], new))
+                new = self.graph.call_method("__floordiv__", (scaled, len(patch.axis.group)))
+            if patch.item is None:
+                target[patch.key] = new
+            else:
+                target[patch.key] = [new if j == patch.item else entry for j, entry in enumerate(target[patch.key])]
+        method = _METHODS.get(node.packet)
+        if method is not None and not kwargs:
+            return self.graph.call_method(method, tuple(args))
+        return self.graph.call_function(resolve_target(node.target), tuple(args), kwargs)
+
+
+class _Statistics(fx.Interpreter):
+    """Runs a module on batches and averages the statistics that its batch normalisations see."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.sums: dict[str, Tensor] = {}
+        self.batches = 0
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Batch normalisation by the batch's own statistics, which are recorded; all else as written."""
+        if n.target is not torch.ops.aten.batch_norm.default:
+            return super().run_node(n)
+        args, _ = self.fetch_args_kwargs_from_env(n)
+        x, weight, bias, _, _, _, _, eps, *_ = args
+        dims = [axis for axis in range(x.dim()) if axis != 1]
+        if n.args[3] is not None:
+            for place, value in zip(n.args[3:5], (x.mean(dims), x.var(dims)), strict=True):
+                name = str(place.target)  # type: ignore[union-attr]
+                self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+        return F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
+
+
+def calibrate(module: fx.GraphModule, batches: Iterable[Any]) -> None:
+    """Set the running statistics of every batch normalisation to their mean over training batches, in place.
+
+    Args:
+        module: an extracted module.
+        batches: inputs (tensor, tuple or dict), each with more than one row.
+
+    Raises:
+        PliantError: there are no batches.
+    """
+    names = [node.target for node in module.graph.nodes if node.target is torch.ops.aten.batch_norm.default]
+    if not names:
+        return
+    statistics = _Statistics(module)
+    mode = module.training
+    module.eval()
+    device = next((tensor.device for tensor in module.buffers()), torch.device("cpu"))
+    with torch.no_grad():
+        for batch in batches:
+            args, kwargs = as_call(batch)
+            statistics.run(*[tensor.to(device) for tensor in tensors_of([*args, *kwargs.values()])])
+            statistics.batches += 1
+    module.train(mode)
+    if not statistics.batches:
+        raise PliantError("no batches to estimate BatchNorm statistics from", fix="give calibrate at least one batch")
+    buffers = dict(module.named_buffers())
+    for name, total in statistics.sums.items():
+        buffers[name].copy_(total / statistics.batches)
+
+
+def batch_norms(graph: Graph) -> list[Node]:
+    """The batch normalisations of a program that keep running statistics."""
+    return [
+        node
+        for node in graph.program
+        if node.packet == "aten.batch_norm" and argument(node, "running_mean") is not None
+    ]

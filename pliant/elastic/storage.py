@@ -1,0 +1,104 @@
+"""Storage: an elastic network as safetensors and JSON, to be run without the user's code."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from pliant.core import PliantError, Space, atomic_folder, read_json, write_atomic, write_json
+from pliant.graph.graph import Graph, aliases
+from pliant.graph.ir import Node, Program, decode, encode
+
+if TYPE_CHECKING:
+    from pliant.elastic.elastic import Elastic
+
+FORMAT = 1
+
+
+def save_elastic(net: "Elastic", path: str | Path) -> None:
+    """Write `graph.json` and `tensors.safetensors` into a folder, which appears whole or not at all."""
+    graph = net.graph
+    tied = aliases(graph)
+    tensors = {f"state.{n}": t.detach().cpu().contiguous() for n, t in net._current().items() if n not in tied}
+    shell, leaves = _shell(graph.example)
+    tensors |= {f"example.{i}": leaf.cpu().contiguous() for i, leaf in enumerate(leaves)}
+    data = {
+        "format": FORMAT, "name": net.name, "space": net.space.to_dict(), "dropped": list(net.dropped),
+        "parameters": sorted(graph.parameters), "tied": tied, "example": shell, "notes": graph.notes,
+        "active": dict(net.active), "output": encode(graph.program.output),
+        "nodes": [
+            [n.name, n.kind, n.target, encode(n.args), encode(n.kwargs), n.module, n.line] for n in graph.program
+        ],
+    }  # fmt: skip
+    with atomic_folder(path, replace=True) as folder:
+        write_atomic(folder / "tensors.safetensors", save({name: tensor.clone() for name, tensor in tensors.items()}))
+        write_json(folder / "graph.json", data)
+
+
+def load_elastic(path: str | Path) -> "Elastic":
+    """The inverse of `save_elastic`.
+
+    Raises:
+        PliantError: a file is missing, damaged, or of another format.
+    """
+    from pliant.elastic.elastic import Elastic
+
+    folder = Path(path)
+    data = read_json(folder / "graph.json")
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise PliantError("not an elastic network of this version", where=str(folder / "graph.json"))
+    try:
+        tensors = load_file(folder / "tensors.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise PliantError(
+            f"not readable as safetensors ({error})", where=str(folder / "tensors.safetensors")
+        ) from error
+    try:
+        program = Program(
+            [Node(n, k, t, decode(a), decode(kw), m, line) for n, k, t, a, kw, m, line in data["nodes"]],
+            decode(data["output"]),
+        )
+        parameters = set(data["parameters"])
+        states: dict[str, Tensor] = {}
+        for node in program.states:
+            first = data["tied"].get(node.target, node.target)
+            if first not in states:
+                tensor = tensors[f"state.{first}"]
+                states[first] = nn.Parameter(tensor) if first in parameters else tensor
+            states[node.target] = states[first]
+        graph = Graph(program, states, parameters, _fill(data["example"], tensors), list(data["notes"]))
+        net = Elastic(graph, Space.from_dict(data["space"]), str(data["name"]), data["dropped"])
+        net.activate(data["active"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise PliantError(f"damaged ({type(error).__name__}: {error})", where=str(folder / "graph.json")) from error
+    return net
+
+
+def _shell(example: Any) -> tuple[Any, list[Tensor]]:
+    """The example's structure as JSON data, and its tensors."""
+    leaves: list[Tensor] = []
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            leaves.append(value)
+            return {"tensor": len(leaves) - 1}
+        if isinstance(value, tuple | list):
+            return {"tuple": [walk(item) for item in value]}
+        if isinstance(value, dict):
+            return {"dict": {key: walk(item) for key, item in value.items()}}
+        return {"value": value}
+
+    return walk(example), leaves
+
+
+def _fill(shell: Any, tensors: dict[str, Tensor]) -> Any:
+    ((kind, content),) = shell.items()
+    if kind == "tensor":
+        return tensors[f"example.{content}"]
+    if kind == "tuple":
+        return tuple(_fill(item, tensors) for item in content)
+    if kind == "dict":
+        return {key: _fill(item, tensors) for key, item in content.items()}
+    return content
