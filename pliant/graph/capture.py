@@ -52,11 +52,11 @@ def capture(model: nn.Module, example: Any) -> tuple[Program, list[str]]:
     names = [name for name, _ in inspect.signature(model.forward).parameters.items()]
     trained = was_training(model)
     try:
-        evaluation = _export(copy.deepcopy(model).eval(), example, names)
-        training = _export(copy.deepcopy(model).train(), example, names)
+        evaluation = _export(_ready(model).eval(), example, names)
+        training = _export(_ready(model).train(), example, names)
     except PliantError:
         if not trained:
-            return _live_flags(_export(copy.deepcopy(model).eval(), example, names)), [_NOTE]
+            return _live_flags(_export(_ready(model).eval(), example, names)), [_NOTE]
         raise
     merged = _merge(training, evaluation)
     if merged is not None:
@@ -68,6 +68,15 @@ _NOTE = (
     "training and evaluation run different operators; the evaluation graph is used in both modes, "
     "with dropout and normalisation live but without other training-only branches"
 )
+
+
+def _ready(model: nn.Module) -> nn.Module:
+    """A copy that returns tensors only: Hugging Face models give out their key/value cache unless told not to."""
+    model = copy.deepcopy(model)
+    config = getattr(model, "config", None)
+    if getattr(config, "use_cache", False) is True:
+        config.use_cache = False  # type: ignore[union-attr]
+    return model
 
 
 def was_training(model: nn.Module) -> bool:
@@ -305,38 +314,47 @@ def _significant(program: Program) -> list[Node]:
     ]
 
 
+def _by_name(node: Node) -> dict[str, Any]:
+    """A call's arguments by schema name (by position where there is no schema), defaults filled in."""
+    schema = getattr(resolve_target(node.target), "_schema", None)
+    if schema is None:
+        return {str(i): value for i, value in enumerate(node.args)} | node.kwargs
+    filled = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
+    return filled | dict(zip(schema_names(node.target), node.args, strict=False)) | node.kwargs
+
+
+def _set(node: Node, name: str, value: Any) -> None:
+    """Give an argument by its schema name, in the place where it stands."""
+    names = schema_names(node.target)
+    if name in names and names.index(name) < len(node.args):
+        i = names.index(name)
+        node.args = (*node.args[:i], value, *node.args[i + 1 :])
+    else:
+        node.kwargs = {**node.kwargs, name: value}
+
+
 def _merge(training: Program, evaluation: Program) -> Program | None:
     """The training program with every differing flag live, or None where the programs differ otherwise."""
     first, second = _significant(training), _significant(evaluation)
     if [node.target for node in first] != [node.target for node in second]:
         return None
     scaled: dict[str, list[Node]] = {}
-    for train_node, eval_node in zip(first, second, strict=True):
-        names = schema_names(train_node.target)
-        if len(train_node.args) != len(eval_node.args) or train_node.kwargs.keys() != eval_node.kwargs.keys():
-            return None
-        args, kwargs = list(train_node.args), dict(train_node.kwargs)
-        pairs: list[tuple[Any, Any, Any]] = [
-            (i, a, b) for i, (a, b) in enumerate(zip(args, eval_node.args, strict=True))
-        ]
-        pairs += [(key, kwargs[key], eval_node.kwargs[key]) for key in kwargs]
-        for key, train_value, eval_value in pairs:
-            if list(refs(train_value)) or list(refs(eval_value)) or train_value == eval_value:
-                continue
-            name = names[key] if isinstance(key, int) and key < len(names) else key
-            if name in LIVE and train_value is True and eval_value is False:
-                new: Any = Ref(TRAINING)
-            elif isinstance(train_value, float) and eval_value == 0.0:
-                extra = Node(f"{train_node.name}_p", "call", "operator.mul", (train_value, Ref(TRAINING)))
-                scaled.setdefault(train_node.name, []).append(extra)
-                new = Ref(extra.name)
-            else:
-                return None
-            if isinstance(key, int):
-                args[key] = new
-            else:
-                kwargs[key] = new
-        train_node.args, train_node.kwargs = tuple(args), kwargs
+    for node, other in zip(first, second, strict=True):
+        ours, theirs = _by_name(node), _by_name(other)
+        for name in ours.keys() | theirs.keys():
+            mine, its = ours.get(name), theirs.get(name)
+            if list(refs(mine)) or list(refs(its)):
+                if bool(list(refs(mine))) != bool(list(refs(its))):
+                    return None
+            elif mine != its:
+                if name in LIVE and mine is True and its is False:
+                    _set(node, name, Ref(TRAINING))
+                elif isinstance(mine, float) and its == 0.0:
+                    extra = Node(f"{node.name}_p", "call", "operator.mul", (mine, Ref(TRAINING)))
+                    scaled.setdefault(node.name, []).append(extra)
+                    _set(node, name, Ref(extra.name))
+                else:
+                    return None
     for node in training:
         if node.packet == "aten.add_" and node.args[1:] == (1,):
             node.args = (node.args[0], Ref(TRAINING))

@@ -35,7 +35,8 @@ class Settings:
             norms.
         schedule: "cosine", "linear" or "constant", after the warm-up.
         warmup: share of the steps in which the rate rises, in [0, 1).
-        batch_size: samples per forward pass. A last batch of one sample is left out: BatchNorm cannot train on it.
+        batch_size: samples per forward pass. None: 128, halved (down to 8) while an epoch would have fewer than 16 steps.
+            A last batch of one sample is left out: BatchNorm cannot train on it.
         loss: None for that of the data's task, a name (`cross_entropy`, `mse`, `next_token`), or a function of output
             and targets.
         precision: "float32", "bfloat16" (autocast; parameters stay float32), or "auto": bfloat16 on CUDA, float32
@@ -58,7 +59,7 @@ class Settings:
     weight_decay: float = 0.01
     schedule: str = "cosine"
     warmup: float = 0.05
-    batch_size: int = 128
+    batch_size: int | None = None
     loss: str | Callable[..., Tensor] | None = None
     precision: str = "auto"
     grad_clip: float | None = None
@@ -79,8 +80,9 @@ class Settings:
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive, got {value}")
         for name in ("batch_size", "accumulate", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
         if not 0 <= self.warmup < 1:
@@ -90,6 +92,13 @@ class Settings:
         schedule.schedule(self.schedule, steps=1, warmup=0.0)
         if self.loss is not None:
             loss_function(self.loss)
+
+    def rows(self, samples: int) -> int:
+        """The batch size for that many training samples."""
+        size = 128
+        while size > 8 and samples < 16 * size:
+            size //= 2
+        return size if self.batch_size is None else self.batch_size
 
     def fingerprint(self) -> dict[str, str]:
         """The fields that move numbers, as text that is the same in every process."""

@@ -128,7 +128,8 @@ class _Training:
         self.measure = metrics.of_task(data.task, data.metric)
         self.optimizer = settings.build_optimizer(net)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        samples, size = len(data.train), settings.batch_size
+        samples = len(data.train)
+        self.rows = size = settings.rows(samples)
         # BatchNorm cannot train on one sample, so a last batch of one is dropped (unless batches are of one anyway).
         self.drop_last = size > 1 and samples > 1 and samples % size == 1
         self.batches = samples // size if self.drop_last else math.ceil(samples / size)
@@ -166,7 +167,7 @@ class _Training:
 
     def _epoch(self) -> None:
         order = seeded(self.seed, "order", self.at.epoch)
-        batches = self.data.train.batches(self.settings.batch_size, generator=order, drop_last=self.drop_last)
+        batches = self.data.train.batches(self.rows, generator=order, drop_last=self.drop_last)
         batches = islice(batches, self.at.batch, None)
         while self.at.batch < self.batches:
             size = min(self.settings.accumulate, self.batches - self.at.batch)
@@ -226,7 +227,7 @@ class _Training:
                 subject,
                 self.data.val,
                 metric=self.measure,
-                batch_size=max(self.settings.batch_size, 512),
+                batch_size=max(self.rows, 512),
                 output=self.settings.output,
                 device=self.device,
             )
@@ -236,7 +237,7 @@ class _Training:
 
     def _some_inputs(self) -> Iterator[Any]:
         order = seeded(self.seed, "measured")
-        batches = self.data.train.batches(self.settings.batch_size, generator=order, drop_last=self.drop_last)
+        batches = self.data.train.batches(self.rows, generator=order, drop_last=self.drop_last)
         for inputs, _ in islice(batches, _MEASURED_BATCHES):
             yield self._moved(inputs)
 
