@@ -1,0 +1,4 @@
+"""Deployment: trained networks become artifacts that run without torch."""
+
+from pliant.deploy.compile import compile as compile
+from pliant.deploy.verify import verify as verify

@@ -1,0 +1,112 @@
+"""Compile: trained network in, artifact out. One folder with graphs, weights once, and a model card."""
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pliant.core import atomic_folder, write_atomic, write_json
+from pliant.core.calls import map_tensors
+from pliant.data import Dataset
+from pliant.deploy.card import markdown
+from pliant.deploy.draft import calibration, draft, same_signature
+from pliant.deploy.measure import compare, latencies, scores
+from pliant.deploy.pack import Packer
+from pliant.deploy.program import program_of, sizes_of, write_program
+from pliant.deploy.targets import example_of, full_state, name_of, points_of
+from pliant.export import Hardware
+from pliant.export import hardware as processor
+from pliant_runtime import __version__, load
+
+
+def compile(
+    net: nn.Module,
+    out: str | Path,
+    *,
+    configs: Any = None,
+    data: Any = None,
+    hardware: Hardware | None = None,
+    example: Any = None,
+    replace: bool = False,
+    seed: int = 0,
+) -> Path:
+    """Make an artifact that runs with numpy and onnxruntime alone.
+
+    Every sub-network is extracted (BatchNorm re-estimated on training batches when data are given), exported, and
+    stored as slices of one weight file; what the loaded artifact answers is compared with torch, its latency and its
+    figure on the validation split are measured through the runtime. The folder appears when all of this is done.
+
+    Args:
+        net: an `Elastic`, or any module (an artifact of one sub-network). Not changed.
+        out: the folder to make.
+        configs: a `Front`, points, configs, or one of these; None is the largest sub-network.
+        data: whatever `Dataset.of` takes. Without it nothing is scored, raw samples cannot be given to the artifact,
+            and BatchNorm keeps the statistics it has.
+        hardware: where latency is measured; one thread of this machine by default.
+        example: an example input; by default from the data, else the network's own.
+        replace: whether a folder that is there already is replaced.
+        seed: of the calibration batches and of the random rows stored for later checks.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: configs the network does not have.
+        PliantError: `out` exists, an operator cannot be exported, or the artifact answers otherwise than torch.
+    """
+    out = Path(out)
+    machine = processor("cpu", threads=1) if hardware is None else hardware
+    dataset = None if data is None else Dataset.of(data, seed=seed)
+    points = points_of(net, configs)
+    inputs = map_tensors(lambda tensor: tensor.detach().cpu(), example_of(net, example, dataset))
+    batches = calibration(net, dataset, seed)
+    with atomic_folder(out, replace=replace) as folder:
+        packer = Packer(full_state(net))
+        drafts = [
+            draft(net, config, example=inputs, batches=batches, packer=packer, folder=folder, seed=seed)
+            for config, _ in points
+        ]
+        same_signature(drafts)
+        program = program_of(name_of(net), drafts, packer, dataset, folder)
+        write_program(program, folder)
+        family = load(folder, threads=machine.threads)
+        compare(family, drafts)
+        program["conditions"] = {**_versions(), **latencies(family, drafts, machine)}
+        if dataset is not None:
+            program["conditions"] |= scores(family, drafts, dataset)
+            metric = dataset.metric
+            program["quality"] = {"name": metric.name, "higher_is_better": metric.higher_is_better}
+        elif all("accuracy" in values for _, values in points):
+            for one, (_, values) in zip(drafts, points, strict=True):
+                one.values["accuracy"] = values["accuracy"]
+            program["conditions"]["accuracy"] = "as given with the configs, not measured here"
+            program["quality"] = {"name": "accuracy", "higher_is_better": True}
+        card = _card(program, dataset, packer)
+        write_json(folder / "card.json", card)
+        write_atomic(folder / "card.md", markdown(card))
+        write_program(program, folder)
+        load(folder)
+    return out
+
+
+def _versions() -> dict[str, str]:
+    return {"pliant": __version__, "torch": torch.__version__}
+
+
+def _card(program: dict[str, Any], data: Dataset | None, packer: Packer) -> dict[str, Any]:
+    count = len(program["entries"])
+    family = f"{count} sub-networks of one trained network, sharing its weights" if count > 1 else "One network"
+    return {
+        "name": program["name"],
+        "what": f"{family}, compiled by pliant {__version__}. Load it with `pliant_runtime.load`.",
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "entries": [{"config": item["config"], "measured": item["measured"]} for item in program["entries"]],
+        "signature": program["signature"],
+        "data": {} if data is None else {"name": data.name, "task": data.task, **data.sizes},
+        "conditions": program["conditions"],
+        "sizes": sizes_of(program),
+        "tensors_stored_apart": packer.apart,
+        "licence": "Unknown. The licences of the network and of the data it was trained on apply.",
+    }

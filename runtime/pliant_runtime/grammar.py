@@ -1,0 +1,381 @@
+"""The program of an artifact, version 1: what may be in it, checked by hand before anything runs.
+
+    program   := {format, version, name, sha256, signature, quality, conditions, entries, states, tensors, files}
+    signature := {inputs: [value], outputs: [value], call, preprocessing, classes, task}
+    value     := {name, dtype, shape: [int | "N" | "?"]}           "N" is the batch, "?" depends on it in another way
+    entry     := {config: {knob: int | bool}, measured: {name: number}, start_state, check: check | null}
+    check     := {inputs: [tensor], outputs: [tensor], tolerance}  random rows and what the trained network answered
+    state     := {graph, inputs: [[parameter, name]], outputs: [name], initializers: [slice], max_threads, next}
+    slice     := {name, tensor, ranges: null | [null | [[begin, end]]]}   per axis the runs kept, in order
+    next      := {return: struct}
+    struct    := {t: output} | {py: constant} | {list: [struct]} | {tuple: [struct]} | {dict: {name: struct}}
+    tensor    := {name, dtype, shape, offset, nbytes, sha256}      a piece of weights.bin
+    files     := {name: {sha256, bytes}}
+
+A sub-network is a program of one state. `if`, `goto` and `raise`, which programs of many states will need, are refused
+by name until there is something that writes them.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pliant_runtime.jsonish import Node, parse
+
+FORMAT = "pliant-artifact"
+VERSION = 1
+PROGRAM = "program.json"
+WEIGHTS = "weights.bin"
+ALIGNMENT = 64
+DTYPES = ("float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "bool")
+TASKS = ("classify", "regress", "next_token", "dense")
+LAYOUTS = ("NHW", "NHWC", "NCHW", "NF", "NT", "N*")
+_CALLS = ("tensor", "tuple", "dict")
+_MEMBERS = (
+    "format",
+    "version",
+    "name",
+    "sha256",
+    "signature",
+    "quality",
+    "conditions",
+    "entries",
+    "states",
+    "tensors",
+    "files",
+)
+_LATER = ("if", "goto", "raise")
+
+Runs = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor that goes in or comes out; a dimension "N" is the batch, "?" depends on it in another way."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From raw samples to the network's input: arrange axes, divide by `scale`, subtract `mean`, divide by `std`.
+
+    `dtype`, `layout` and `shape` (of one sample) are those of the raw samples; `mean` and `std` run along axis 1.
+    """
+
+    dtype: str
+    layout: str
+    shape: tuple[int, ...]
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs and outputs, `call` (how inputs are given: tensor, tuple or dict), preprocessing, class names and task."""
+
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    call: str
+    preprocessing: Preprocessing | None
+    classes: tuple[str, ...]
+    task: str | None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Which measured figure says how good an entry is, and its direction."""
+
+    name: str
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class Check:
+    """Rows to try an entry with, what it must answer, and how far it may be off (relative to the largest answer)."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sub-network: its config, what was measured (`latency_ms` is of one row), and the state it starts in."""
+
+    config: Mapping[str, int | bool]
+    measured: Mapping[str, float]
+    start_state: int
+    check: Check | None
+
+
+@dataclass(frozen=True)
+class Initializer:
+    """A weight of a graph: a stored tensor, or per axis the runs of it that are kept."""
+
+    name: str
+    tensor: str
+    ranges: tuple[Runs | None, ...] | None
+
+
+@dataclass(frozen=True)
+class State:
+    """One graph with its weights, and what happens after it (`returns`: the structure handed back)."""
+
+    graph: str
+    inputs: tuple[tuple[int, str], ...]
+    outputs: tuple[str, ...]
+    initializers: tuple[Initializer, ...]
+    max_threads: int | None
+    returns: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in weights.bin."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class FileFact:
+    """Hash and size a file must have."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """A whole artifact, except for the bytes of graphs and weights."""
+
+    name: str
+    digest: str
+    signature: Signature
+    quality: Quality | None
+    conditions: Mapping[str, str | float]
+    entries: tuple[Entry, ...]
+    states: tuple[State, ...]
+    tensors: Mapping[str, Stored]
+    files: Mapping[str, FileFact]
+
+
+def digest_of(document: Mapping[str, Any]) -> str:
+    """SHA-256 of a program without its own `sha256`, written with sorted names and no spaces."""
+    rest = {name: value for name, value in document.items() if name != "sha256"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_program(content: bytes, file: str = PROGRAM) -> Program:
+    """The program in a `program.json`, grammar and own hash checked (`references.check_references` does the rest).
+
+    Raises:
+        ArtifactError: anything that is not as the grammar says, with its place in the file.
+    """
+    root = parse(content, file)
+    if isinstance(root.value, dict) and root.value.get("format") == FORMAT and root.value.get("version") != VERSION:
+        root.fail(f"is of version {root.value.get('version')!r}; this runtime reads version {VERSION}")
+    parts = root.object(need=_MEMBERS)
+    parts["format"].choice((FORMAT,))
+    parts["version"].integer(VERSION, VERSION)
+    digest = parts["sha256"].hash()
+    if digest_of(root.value) != digest:
+        parts["sha256"].fail("does not fit the content: the program was changed after it was written")
+    return Program(
+        name=parts["name"].text(200),
+        digest=digest,
+        signature=_signature(parts["signature"]),
+        quality=None if parts["quality"].value is None else _quality(parts["quality"]),
+        conditions={name: _condition(item) for name, item in parts["conditions"].mapping(100).items()},
+        entries=tuple(parts["entries"].list(_entry, least=1, most=100_000)),
+        states=tuple(parts["states"].list(_state, least=1, most=100_000)),
+        tensors=_tensors(parts["tensors"]),
+        files={_plain(name, item): _file(item) for name, item in parts["files"].mapping(100_000).items()},
+    )
+
+
+def _plain(name: str, item: Node) -> str:
+    return Node(name, f"{item.place} (its name)", item.file).file_name()
+
+
+def _dimension(node: Node) -> int | str:
+    return node.choice(("N", "?")) if isinstance(node.value, str) else node.integer(0, 1 << 40)
+
+
+def _value(node: Node) -> Value:
+    parts = node.object(need=("name", "dtype", "shape"))
+    shape = tuple(parts["shape"].list(_dimension, most=16))
+    return Value(parts["name"].text(200), parts["dtype"].choice(DTYPES), shape)
+
+
+def _signature(node: Node) -> Signature:
+    parts = node.object(need=("inputs", "outputs", "call", "preprocessing", "classes", "task"))
+    inputs = tuple(parts["inputs"].list(_value, least=1, most=1000))
+    outputs = tuple(parts["outputs"].list(_value, most=10_000))
+    for name, values in (("inputs", inputs), ("outputs", outputs)):
+        if len({value.name for value in values}) != len(values):
+            parts[name].fail("names a tensor twice")
+    if any(not value.shape or value.shape[0] != "N" for value in inputs):
+        parts["inputs"].fail('must have the batch "N" as axis 0')
+    call = parts["call"].choice(_CALLS)
+    if call == "tensor" and len(inputs) != 1:
+        parts["call"].fail(f"is 'tensor', but there are {len(inputs)} inputs")
+    preprocessing = None
+    if parts["preprocessing"].value is not None:
+        preprocessing = _preprocessing(parts["preprocessing"])
+        if len(inputs) != 1:
+            parts["preprocessing"].fail("needs a network with one input")
+    task = None if parts["task"].value is None else parts["task"].choice(TASKS)
+    classes = tuple(parts["classes"].list(lambda item: item.text(1000)))
+    return Signature(inputs, outputs, call, preprocessing, classes, task)
+
+
+def _preprocessing(node: Node) -> Preprocessing:
+    parts = node.object(need=("dtype", "layout", "shape", "scale", "mean", "std"))
+    layout = parts["layout"].choice(LAYOUTS)
+    shape = tuple(parts["shape"].list(lambda item: item.integer(0, 1 << 40), most=16))
+    axes = {"NHW": 2, "NHWC": 3, "NCHW": 3, "NF": 1}.get(layout, len(shape))
+    if len(shape) != axes:
+        parts["shape"].fail(f"must have {axes} axes for layout {layout}, got {len(shape)}")
+    scale = parts["scale"].number()
+    mean = tuple(parts["mean"].list(Node.number))
+    std = tuple(parts["std"].list(Node.number))
+    if scale == 0 or 0 in std:
+        node.fail("divides by zero")
+    channels = {"NHW": 1, "NHWC": shape[-1] if shape else 0}.get(layout, shape[0] if shape else 0)
+    if len(mean) != len(std) or (mean and len(mean) != channels):
+        parts["mean"].fail(f"and std must both be empty or have {channels} numbers, got {len(mean)} and {len(std)}")
+    return Preprocessing(parts["dtype"].choice(DTYPES), layout, shape, scale, mean, std)
+
+
+def _quality(node: Node) -> Quality:
+    parts = node.object(need=("name", "higher_is_better"))
+    return Quality(parts["name"].text(200), _flag(parts["higher_is_better"]))
+
+
+def _flag(node: Node) -> bool:
+    if not isinstance(node.value, bool):
+        node.fail(f"must be true or false, got {node.value!r}")
+    return bool(node.value)
+
+
+def _condition(node: Node) -> str | float:
+    return node.text(1000) if isinstance(node.value, str) else node.number()
+
+
+def _entry(node: Node) -> Entry:
+    parts = node.object(need=("config", "measured", "start_state", "check"))
+    config = {name: _knob(item) for name, item in parts["config"].mapping().items()}
+    measured = {name: item.number() for name, item in parts["measured"].mapping(1000).items()}
+    check = None
+    if parts["check"].value is not None:
+        inner = parts["check"].object(need=("inputs", "outputs", "tolerance"))
+        names = [tuple(inner[key].list(lambda item: item.text(500))) for key in ("inputs", "outputs")]
+        check = Check(names[0], names[1], inner["tolerance"].number())
+    return Entry(config, measured, parts["start_state"].integer(), check)
+
+
+def _knob(node: Node) -> int | bool:
+    return node.value if isinstance(node.value, bool) else node.integer(-(1 << 62))
+
+
+def _state(node: Node) -> State:
+    parts = node.object(need=("graph", "inputs", "outputs", "initializers", "max_threads", "next"))
+    outputs = tuple(parts["outputs"].list(lambda item: item.text(500), most=10_000))
+    initializers = tuple(parts["initializers"].list(_initializer))
+    if len({item.name for item in initializers}) != len(initializers):
+        parts["initializers"].fail("names a weight twice")
+    following = parts["next"].value
+    for name in _LATER:
+        if isinstance(following, dict) and name in following:
+            parts["next"].fail(f"uses {name!r}, which this version of the runtime does not run")
+    returns = parts["next"].object(need=("return",))["return"]
+    _check_struct(returns, len(outputs))
+    return State(
+        graph=parts["graph"].file_name(),
+        inputs=tuple(parts["inputs"].list(_input)),
+        outputs=outputs,
+        initializers=initializers,
+        max_threads=None if parts["max_threads"].value is None else parts["max_threads"].integer(1, 4096),
+        returns=returns.value,
+    )
+
+
+def _input(node: Node) -> tuple[int, str]:
+    pair = node.list(lambda item: item, least=2, most=2)
+    return pair[0].integer(0, 10_000), pair[1].text(500)
+
+
+def _initializer(node: Node) -> Initializer:
+    parts = node.object(need=("name", "tensor", "ranges"))
+    ranges = None
+    if parts["ranges"].value is not None:
+        ranges = tuple(parts["ranges"].list(_runs, most=16))
+    return Initializer(parts["name"].text(1000), parts["tensor"].text(1000), ranges)
+
+
+def _runs(node: Node) -> Runs | None:
+    return None if node.value is None else tuple(node.list(_run, least=1))
+
+
+def _run(node: Node) -> tuple[int, int]:
+    begin, end = node.list(lambda item: item.integer(0, 1 << 40), least=2, most=2)
+    if begin >= end:
+        node.fail(f"must begin before it ends, got [{begin}, {end}]")
+    return begin, end
+
+
+def _check_struct(node: Node, outputs: int) -> None:
+    if not isinstance(node.value, dict) or len(node.value) != 1:
+        node.fail("must be an object with one member")
+    kind, inner = next(iter(node.mapping().items()))
+    if kind == "t":
+        inner.integer(0, outputs - 1)
+    elif kind == "py":
+        if not (inner.value is None or isinstance(inner.value, bool | str)):
+            inner.number()
+    elif kind in ("list", "tuple"):
+        inner.list(lambda item: _check_struct(item, outputs))
+    elif kind == "dict":
+        for item in inner.mapping().values():
+            _check_struct(item, outputs)
+    else:
+        node.fail(f"must be one of t, py, list, tuple, dict, got {kind!r}")
+
+
+def _tensors(node: Node) -> dict[str, Stored]:
+    stored: dict[str, Stored] = {}
+    end = 0
+    for item in node.list(lambda each: each):
+        parts = item.object(need=("name", "dtype", "shape", "offset", "nbytes", "sha256"))
+        name, dtype = parts["name"].text(1000), parts["dtype"].choice(DTYPES)
+        shape = tuple(parts["shape"].list(lambda each: each.integer(0, 1 << 40), most=16))
+        offset, nbytes = parts["offset"].integer(), parts["nbytes"].integer()
+        if name in stored:
+            parts["name"].fail(f"{name!r} is there twice")
+        if offset % ALIGNMENT or offset < end:
+            parts["offset"].fail(f"must be a multiple of {ALIGNMENT} behind the tensor before, got {offset}")
+        if nbytes != math.prod(shape) * np.dtype(dtype).itemsize:
+            parts["nbytes"].fail(f"does not fit {dtype}{list(shape)}: got {nbytes}")
+        end = offset + nbytes
+        stored[name] = Stored(name, dtype, shape, offset, nbytes, parts["sha256"].hash())
+    return stored
+
+
+def _file(node: Node) -> FileFact:
+    parts = node.object(need=("sha256", "bytes"))
+    return FileFact(parts["sha256"].hash(), parts["bytes"].integer())

@@ -1,0 +1,66 @@
+"""References inside a program: files, states, tensors and ranges that must exist and fit."""
+
+from collections.abc import Mapping
+
+from pliant_runtime.grammar import PROGRAM, WEIGHTS, Check, Initializer, Program, Stored
+from pliant_runtime.jsonish import Node
+
+
+def check_references(program: Program, file: str = PROGRAM) -> None:
+    """Every reference leads somewhere, and fits what it leads to.
+
+    Raises:
+        ArtifactError: one does not.
+    """
+    files, tensors, signature = program.files, program.tensors, program.signature
+    if PROGRAM in files:
+        Node(None, "files", file).fail(f"lists {PROGRAM} itself")
+    if WEIGHTS not in files:
+        Node(None, "files", file).fail(f"lacks {WEIGHTS}")
+    end = max((item.offset + item.nbytes for item in tensors.values()), default=0)
+    if end > files[WEIGHTS].bytes:
+        Node(None, "tensors", file).fail(f"end at byte {end}, but {WEIGHTS} has {files[WEIGHTS].bytes}")
+    for number, state in enumerate(program.states):
+        place = Node(None, f"states[{number}]", file)
+        if state.graph not in files:
+            place.fail(f"needs the graph {state.graph!r}, which is not among the files")
+        if len(state.outputs) != len(signature.outputs):
+            place.fail(f"has {len(state.outputs)} outputs, the signature has {len(signature.outputs)}")
+        for parameter, _ in state.inputs:
+            if parameter >= len(signature.inputs):
+                place.fail(f"takes input {parameter}, the signature has {len(signature.inputs)}")
+        for item in state.initializers:
+            _check_slice(item, tensors, place)
+    for number, entry in enumerate(program.entries):
+        place = Node(None, f"entries[{number}]", file)
+        if entry.start_state >= len(program.states):
+            place.fail(f"starts in state {entry.start_state}, there are {len(program.states)}")
+        if entry.check is not None:
+            _check_check(entry.check, program, place)
+
+
+def _check_slice(item: Initializer, tensors: Mapping[str, Stored], place: Node) -> None:
+    if item.tensor not in tensors:
+        place.fail(f"weight {item.name!r} is the tensor {item.tensor!r}, which is not stored")
+    if item.ranges is None:
+        return
+    shape = tensors[item.tensor].shape
+    if len(item.ranges) != len(shape):
+        place.fail(f"weight {item.name!r} has ranges for {len(item.ranges)} axes, {item.tensor!r} has {len(shape)}")
+    for axis, (runs, size) in enumerate(zip(item.ranges, shape, strict=True)):
+        if runs is None:
+            continue
+        if max(end for _, end in runs) > size:
+            place.fail(f"weight {item.name!r} reads to {max(e for _, e in runs)} on axis {axis}, which has {size}")
+        if sum(end - begin for begin, end in runs) > size:
+            place.fail(f"weight {item.name!r} is longer than its tensor on axis {axis}")
+
+
+def _check_check(check: Check, program: Program, place: Node) -> None:
+    wanted = (("inputs", check.inputs, program.signature.inputs), ("outputs", check.outputs, program.signature.outputs))
+    for what, names, values in wanted:
+        if len(names) != len(values):
+            place.fail(f"checks {len(names)} {what}, the signature has {len(values)}")
+        for name in names:
+            if name not in program.tensors:
+                place.fail(f"checks with the tensor {name!r}, which is not stored")
