@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from pliant.core import PliantError
+from pliant.core._torch_private import is_overload
 
 TRAINING = "training"
 """Name of the pseudo node that stands for the module's live `training` flag."""
@@ -128,22 +129,32 @@ class Named(list[Any]):
         return list(self)
 
 
+_SCALARS = ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "neg", "eq", "ne", "lt", "le", "gt",
+            "ge", "and_", "or_", "not_", "abs", "pos", "lshift", "rshift")  # fmt: skip
+"""Functions of `operator` that a graph may call, on tuples and on numbers that depend on the batch."""
+
+
 @cache
 def resolve_target(target: str) -> Callable[..., Any]:
-    """The callable behind a target string.
+    """The callable behind a target string: an operator overload, a scalar function, or one of `torch.sym_*`.
+
+    Nothing else is ever called, because a stored graph may come from anywhere.
 
     Raises:
         PliantError: no such operator in this torch.
     """
     space, *names = target.split(".")
-    roots: dict[str, Any] = {"operator": operator, "torch": torch}
-    try:
-        found: Any = roots[space] if space in roots else getattr(torch.ops, space)
-        for name in names:
-            found = getattr(found, name)
-    except AttributeError as error:
+    found: Any = None
+    if space == "operator" and len(names) == 1 and names[0] in _SCALARS:
+        found = getattr(operator, names[0])
+    elif space == "torch" and len(names) == 1 and names[0].startswith("sym_"):
+        found = getattr(torch, names[0], None)
+    elif space != "torch" and len(names) == 2:
+        found = getattr(getattr(getattr(torch.ops, space, None), names[0], None), names[1], None)
+        found = found if is_overload(found) else None
+    if found is None:
         fix = "import the package that defines it, or use the torch version it was traced with"
-        raise PliantError(f"no operator {target!r} in torch {torch.__version__}", fix=fix) from error
+        raise PliantError(f"no operator {target!r} in torch {torch.__version__}", fix=fix)
     return found  # type: ignore[no-any-return]
 
 
@@ -174,6 +185,25 @@ def argument(node: Node, name: str, default: Any = None) -> Any:
     if name in names and names.index(name) < len(node.args):
         return node.args[names.index(name)]
     return default
+
+
+def verify(program: Program) -> None:
+    """Check a program that was stored: names end up in source text, so that none may break out of it.
+
+    Raises:
+        PliantError: a name that no module and no operator has, or an operator that this torch has not.
+    """
+    for node in program:
+        names = [*node.kwargs]
+        if node.kind == "input":
+            names.append(node.target)
+        elif node.kind == "call":
+            resolve_target(node.target)
+        for name in names:
+            if not name.isidentifier():
+                raise PliantError(f"{name!r} is no name of an argument", where=node.name)
+        if node.kind == "state" and (not node.target.isprintable() or set(node.target) & {'"', "\\"}):
+            raise PliantError(f"{node.target!r} is no name of a parameter", where=node.name)
 
 
 def encode(value: Any) -> Any:

@@ -453,19 +453,16 @@ def concatenate(call: Call) -> Result:
             for fields in groups
         ]
         joint = [f.axes for fields in groups for f in fields if dim in f.axes]
-    others = [(tuple(f for f in fields if dim not in f.axes), [1 if a == dim else s for a, s in enumerate(size)])
-              for fields, size in zip(groups, shapes, strict=True)]  # fmt: skip
-    blocked = [  # a part whose own axis carries labels only together with the joined one counts as labelled there
-        (fields + tuple(Field(f.labels.narrow(dim, 0, 1)) for f in group if dim in f.axes and len(f.axes) > 1), size)
-        for (fields, size), group in zip(others, groups, strict=True)
+    spanning = set(joint[0]) if joint else {dim}
+    others = [
+        (tuple(f for f in fields if dim not in f.axes), [1 if a in spanning else n for a, n in enumerate(size)])
+        for fields, size in zip(groups, shapes, strict=True)
     ]
+    rest = list(merge(call, others, dims))
     if joint and len(joint[0]) > 1:
         strung = torch.cat([next(f.labels for f in fields if dim in f.axes) for fields in groups], dim)
-        spanning = {a for a in joint[0] if a != dim}
-        rest = [f for f in merge(call, blocked, dims) if not set(f.axes) & spanning]
-        return call.labels.tidy([*rest, Field(strung)])
-    rest = list(merge(call, others, dims))
-    if joint:
+        rest.append(Field(strung))
+    elif joint:
         pieces = []
         for fields, size in zip(groups, shapes, strict=True):
             mine = [f for f in fields if dim in f.axes]
