@@ -45,6 +45,9 @@ class Elastic(nn.Module):
         super().__init__()
         self.graph, self.space, self.name = graph, space, name
         self.dropped = tuple(dropped)
+        for g in self.dropped:
+            reason = "its units cannot be reordered: the network tells them apart"
+            graph.rigid.append(Rigid("", graph.groups[g].name.partition(":")[2], "", reason))
         self._owners: list[tuple[nn.Module, str]] = []
         for state, tensor in graph.states.items():
             attach(self, state, tensor)
@@ -143,9 +146,8 @@ class Elastic(nn.Module):
         names = self._runner.inputs
         given = dict(zip(names, args, strict=False)) | kwargs
         if set(given) != set(names) or len(args) + len(kwargs) != len(names):
-            raise TypeError(
-                f"{self.name} was traced with the inputs {', '.join(names)}; got {len(args)} positional and {sorted(kwargs)}"
-            )
+            got = f"{len(args)} positional and {sorted(kwargs)}"
+            raise TypeError(f"{self.name} was traced with the inputs {', '.join(names)}; got {got}")
         counts, spans, sizes, cuts = self._state
         weights: list[Tensor | None] = []
         for (owner, leaf), cut in zip(self._owners, cuts, strict=True):
@@ -176,15 +178,24 @@ class Elastic(nn.Module):
             )
 
     def touched(self) -> dict[nn.Parameter, Slice]:
-        """What training forwards since `clear_touched` have used: for each partly used parameter its slice."""
+        """What training forwards since `clear_touched` have used.
+
+        Returns:
+            The slice of every parameter, one entry an axis; empty for those that only skipped spans own.
+        """
         if self._touched is None:
             return {}
-        counts, _ = self._touched
+        counts, spans = self._touched
+        used = set(self.graph.used_states(spans))
         found: dict[nn.Parameter, Slice] = {}
         for owner, leaf, name in ((o, leaf, n) for (o, leaf), n in zip(self._owners, self._runner.states, strict=True)):
             parameter = owner._parameters.get(leaf)
-            if parameter is not None and self._cuts[name]:
-                found[parameter] = self._cut(name, counts)
+            if parameter is None:
+                continue
+            if name in used:
+                found[parameter] = self._cut(name, counts) or (slice(None),) * parameter.dim()
+            else:  # a gradient of zeros from an earlier step would still let weight decay move it
+                found.setdefault(parameter, (slice(0, 0),) * parameter.dim())
         return found
 
     def clear_touched(self) -> None:
@@ -373,11 +384,6 @@ def elastic(model: nn.Module, example: Any, *, min_size: int = 4, choices: Choic
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     graph = trace(_copy(model), example)
     dropped = PermutationCheck(graph).unsound() if check else []
-    for g in dropped:
-        group = graph.groups[g]
-        graph.rigid.append(
-            Rigid("", group.name.partition(":")[2], "", "its units cannot be reordered: the network tells them apart")
-        )
     groups = [i for i in range(len(graph.groups)) if i not in dropped]
     space = make_space(graph, groups, min_size=min_size, choices=choices)
     net = Elastic(graph, space, type(model).__name__, dropped)

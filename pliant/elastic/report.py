@@ -73,7 +73,8 @@ class Report:
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td><code>{escape(row.name)}</code></td><td>{row.units}</td><td>{'/'.join(map(str, row.choices)) or 'whole'}</td>"
+            f"<tr><td><code>{escape(row.name)}</code></td><td>{row.units}</td>"
+            f"<td>{'/'.join(map(str, row.choices)) or 'whole'}</td>"
             f"<td>{row.parameters_share:.0%}</td><td>{row.flops_share:.0%}</td></tr>" for row in self.groups
         )  # fmt: skip
         rows += "".join(
@@ -86,8 +87,9 @@ class Report:
         )
         rigid += "".join(f"<li>{escape(note)}</li>" for note in self.notes)
         return (
-            f"<div><b>{escape(self.network)}</b>: {escape(self.headline())}<table><tr><th>knob</th><th>units</th><th>choices</th>"
-            f"<th>parameters</th><th>FLOPs</th></tr>{rows}</table>{f'<ul>{rigid}</ul>' if rigid else ''}</div>"
+            f"<div><b>{escape(self.network)}</b>: {escape(self.headline())}"
+            f"<table><tr><th>knob</th><th>units</th><th>choices</th><th>parameters</th><th>FLOPs</th></tr>"
+            f"{rows}</table>{f'<ul>{rigid}</ul>' if rigid else ''}</div>"
         )
 
 
@@ -117,8 +119,9 @@ def make_report(graph: Graph, space: Space, network: str, dropped: Sequence[int]
     smallest = space.smallest()
     least = graph.counts({i: int(smallest.get(g.name, g.units)) for i, g in enumerate(graph.groups)})
     spans = tuple(bool(smallest.get(name, True)) for name in graph.span_names)
-    return Report(network, tuple(rows), tuple(depth), tuple(graph.rigid), tuple(graph.notes), graph.coverage(), space.size,
-                  graph.cost(graph.counts({}), everything), graph.cost(least, spans))  # fmt: skip
+    whole = graph.cost(graph.counts({}), everything)
+    told = tuple(graph.rigid), tuple(graph.notes), graph.coverage(), space.size
+    return Report(network, tuple(rows), tuple(depth), *told, whole, graph.cost(least, spans))
 
 
 def _product(constant: float, axes: Sequence[Any]) -> float:

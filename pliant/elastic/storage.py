@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pliant.core import PliantError, Space, atomic_folder, read_json, write_atomic, write_json
 from pliant.graph.graph import Graph, aliases
-from pliant.graph.ir import Node, Program, decode, encode
+from pliant.graph.ir import Node, Program, decode, encode, verify
 
 if TYPE_CHECKING:
     from pliant.elastic.elastic import Elastic
@@ -27,7 +27,8 @@ def save_elastic(net: "Elastic", path: str | Path) -> None:
     data = {
         "format": FORMAT, "name": net.name, "space": net.space.to_dict(), "dropped": list(net.dropped),
         "parameters": sorted(graph.parameters), "tied": tied, "example": shell, "notes": graph.notes,
-        "active": dict(net.active), "output": encode(graph.program.output),
+        "active": dict(net.active), "training": net.training, "output": encode(graph.program.output),
+        "untrained": sorted(name for name in graph.parameters if not net._current()[name].requires_grad),
         "nodes": [
             [n.name, n.kind, n.target, encode(n.args), encode(n.kwargs), n.module, n.line] for n in graph.program
         ],
@@ -50,30 +51,38 @@ def load_elastic(path: str | Path) -> "Elastic":
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise PliantError("not an elastic network of this version", where=str(folder / "graph.json"))
     try:
-        tensors = load_file(folder / "tensors.safetensors")
+        # The file is mapped to memory, where tensors lie unaligned and change with it: copies are not and do not.
+        tensors = {name: tensor.clone() for name, tensor in load_file(folder / "tensors.safetensors").items()}
     except (OSError, ValueError, SafetensorError) as error:
         raise PliantError(
             f"not readable as safetensors ({error})", where=str(folder / "tensors.safetensors")
         ) from error
     try:
-        program = Program(
-            [Node(n, k, t, decode(a), decode(kw), m, line) for n, k, t, a, kw, m, line in data["nodes"]],
-            decode(data["output"]),
-        )
-        parameters = set(data["parameters"])
-        states: dict[str, Tensor] = {}
-        for node in program.states:
-            first = data["tied"].get(node.target, node.target)
-            if first not in states:
-                tensor = tensors[f"state.{first}"]
-                states[first] = nn.Parameter(tensor) if first in parameters else tensor
-            states[node.target] = states[first]
-        graph = Graph(program, states, parameters, _fill(data["example"], tensors), list(data["notes"]))
+        graph = _graph(data, tensors)
         net = Elastic(graph, Space.from_dict(data["space"]), str(data["name"]), data["dropped"])
         net.activate(data["active"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise PliantError(f"damaged ({type(error).__name__}: {error})", where=str(folder / "graph.json")) from error
+        net.train(bool(data["training"]))
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, PliantError) as error:
+        problem = f"damaged ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        raise PliantError(problem, where=str(folder), fix="save the network again") from error
     return net
+
+
+def _graph(data: dict[str, Any], tensors: dict[str, Tensor]) -> Graph:
+    program = Program(
+        [Node(n, k, t, decode(a), decode(kw), m, line) for n, k, t, a, kw, m, line in data["nodes"]],
+        decode(data["output"]),
+    )
+    verify(program)
+    parameters, untrained = set(data["parameters"]), set(data["untrained"])
+    states: dict[str, Tensor] = {}
+    for node in program.states:
+        first = data["tied"].get(node.target, node.target)
+        if first not in states:
+            tensor = tensors[f"state.{first}"]
+            states[first] = nn.Parameter(tensor, first not in untrained) if first in parameters else tensor
+        states[node.target] = states[first]
+    return Graph(program, states, parameters, _fill(data["example"], tensors), list(data["notes"]))
 
 
 def _shell(example: Any) -> tuple[Any, list[Tensor]]:

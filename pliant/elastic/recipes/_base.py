@@ -13,7 +13,7 @@ from pliant.learn import Batch, LossFn, Recipe, step_slices
 
 
 class ElasticRecipe(Recipe):
-    """One step runs some sub-networks on the batch and averages their label losses; the update moves only their slices."""
+    """One step averages the label losses of some sub-networks on the batch; the update moves only their slices."""
 
     @abstractmethod
     def draw(self, net: Elastic, generator: torch.Generator) -> list[Config]:

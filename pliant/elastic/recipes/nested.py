@@ -15,14 +15,14 @@ from pliant.elastic.recipes._base import ElasticRecipe
 class Nested(ElasticRecipe):
     """One random nested sub-network a step, trained on the labels.
 
-    The cheapest recipe: a step costs what the drawn sub-network costs, about half the widest one. With the steps doubled
-    it costs little more than training the largest network alone and gives the whole family. The random, sorted,
-    one-sub-network-at-a-time form of "SortedNet, a Place for Every Network and Every Network in its Place"
+    The cheapest recipe: a step costs what the drawn sub-network costs, about half the widest one. With the steps
+    doubled it costs little more than training the largest network alone and gives the whole family. The random,
+    sorted, one-sub-network-at-a-time form of "SortedNet, a Place for Every Network and Every Network in its Place"
     (Valipour et al. 2023, algorithm 1).
 
     Args:
-        whole: share of steps that run the widest network instead of a drawn one. The widest network is one of very many, so
-            under a uniform draw it would hardly ever be trained as such.
+        whole: share of steps that run the widest network instead of a drawn one. The widest network is one of very
+            many, so under a uniform draw it would hardly ever be trained as such.
 
     Raises:
         ValueError: `whole` is outside [0, 1].

@@ -1,0 +1,3 @@
+"""Compress: one smaller network out of a larger one."""
+
+from pliant.compress.prune import prune as prune
