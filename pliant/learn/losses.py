@@ -28,7 +28,7 @@ def cross_entropy(output: Any, targets: Tensor, *, label_smoothing: float = 0.0)
     if not 0.0 <= label_smoothing < 1.0:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
     logits, targets = classes_second(main_output(output), targets)
-    return F.cross_entropy(_float(logits), targets, label_smoothing=label_smoothing)
+    return _cross_entropy(logits, targets, label_smoothing=label_smoothing)
 
 
 def mse(output: Any, targets: Tensor) -> Tensor:
@@ -52,7 +52,16 @@ def next_token(output: Any, targets: Tensor) -> Tensor:
         ValueError: shapes that do not fit.
     """
     logits, targets = vocabulary_last(main_output(output), targets)
-    return F.cross_entropy(_float(logits), targets)
+    return _cross_entropy(logits, targets)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    try:
+        return F.cross_entropy(_float(logits), targets, label_smoothing=label_smoothing)
+    except IndexError as error:
+        raise ValueError(
+            f"the network has {logits.shape[1]} outputs, but a label is {int(targets.max())}: give it more outputs"
+        ) from error
 
 
 def _float(values: Tensor) -> Tensor:

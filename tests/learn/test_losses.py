@@ -87,3 +87,8 @@ def test_bad_choices_are_named() -> None:
         loss_function(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"\[0, 1\)"):
         cross_entropy(LOGITS, torch.tensor([1, 1]), label_smoothing=1.0)
+
+
+def test_a_label_without_an_output_is_named() -> None:
+    with pytest.raises(ValueError, match="the network has 3 outputs, but a label is 7"):
+        cross_entropy(torch.zeros(2, 3), torch.tensor([0, 7]))
