@@ -1,5 +1,6 @@
 """Files that are either there whole or not at all."""
 
+import errno
 import hashlib
 import json
 import os
@@ -12,9 +13,12 @@ from typing import Any
 
 from pliant.core.errors import PliantError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What a disk answers that takes no more; other errors of a block are the block's own."""
+
 
 def _explain(error: OSError, path: Path) -> PliantError:
-    fix = "free some space or choose another folder" if error.errno == 28 else "choose a folder you can write to"
+    fix = "free some space or choose another folder" if error.errno in _FULL else "choose a folder you can write to"
     return PliantError(f"cannot write ({error.strerror or error})", where=str(path), fix=fix)
 
 
@@ -91,6 +95,10 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     try:
         yield aside
         _rename(aside, path)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _explain(error, path) from error
+        raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
