@@ -18,7 +18,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def _explain(error: OSError, path: Path) -> PliantError:
-    fix = "free some space or choose another folder" if error.errno in _FULL else "choose a folder you can write to"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    fix = "free some space or choose another folder" if full else "choose a folder you can write to"
     return PliantError(f"cannot write ({error.strerror or error})", where=str(path), fix=fix)
 
 
