@@ -53,13 +53,14 @@ def _look(
     model: Model,
     data: Annotated[str | None, typer.Option(help="Data name or path that gives the example input.")] = None,
     shape: Annotated[str | None, typer.Option(help="Shape of one input without batch, such as 1,28,28.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with the network's diagram.")] = None,
     arg: Args = None,
     seed: Seed = 0,
 ) -> Json:
     """What bends in a network, what is rigid and why."""
     from pliant.cli.commands import look as command
 
-    return command(model, data=data, shape=shape, args=arg or [], seed=seed)
+    return command(model, data=data, shape=shape, args=arg or [], seed=seed, html=html)
 
 
 @app.command("train", epilog=EPILOG)

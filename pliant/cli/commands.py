@@ -47,8 +47,13 @@ def facts_of(dataset: "Dataset") -> Json:
     return {"shape": list(dataset.shape), "classes": dataset.outputs}
 
 
-def look(model: str, *, data: str | None, shape: str | None, args: Sequence[str], seed: int) -> Json:
-    """The report of a network. Without `data` and `shape`, pliant's own networks take their default shape."""
+def look(
+    model: str, *, data: str | None, shape: str | None, args: Sequence[str], seed: int, html: Path | None = None
+) -> Json:
+    """The report of a network, also as a page where `html` names a file.
+
+    Without `data` and `shape`, pliant's own networks take their default shape.
+    """
     import torch
 
     from pliant.data import load
@@ -72,7 +77,13 @@ def look(model: str, *, data: str | None, shape: str | None, args: Sequence[str]
     say(str(found))
     costs = {"flops": cost.flops, "parameters": cost.parameters, "bytes": cost.bytes}
     say(table(["whole network", ""], [[name, f"{value:,}"] for name, value in costs.items()]))
-    return {"model": model, "report": found.to_dict(), "cost": costs, "sub_networks": family.space.size}
+    result = {"model": model, "report": found.to_dict(), "cost": costs, "sub_networks": family.space.size}
+    if html is not None:
+        from pliant.report import write_look
+
+        say(f"{write_look(family, html)}")
+        result["html"] = str(html)
+    return result
 
 
 def _takes_tokens(net: "nn.Module") -> bool:

@@ -1,6 +1,7 @@
 """Elastic: a network that contains many networks."""
 
 import copy
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pliant.core import Config, PliantError, Space, call, tensors_of
-from pliant.elastic.extract import attach, calibrate, extract_module
+from pliant.elastic.extract import attach, calibrate, extract_module, forgive
 from pliant.elastic.knobs import Choices, make_space
 from pliant.elastic.order import PermutationCheck, magnitude, permuted
 from pliant.elastic.report import Report, make_report
@@ -33,7 +34,8 @@ class Elastic(nn.Module):
     """A family of nested sub-networks over one set of parameters. Made by `pliant.elastic`.
 
     It is called as the original was; `activate` chooses which sub-network answers. Its `state_dict()` holds the
-    full-size parameters under their original names.
+    full-size parameters under their original names: tied ones once, unused ones not at all. The original's state dict
+    can be loaded into it.
 
     Attributes:
         graph: the traced network.
@@ -41,8 +43,13 @@ class Elastic(nn.Module):
         name: class name of the original.
     """
 
-    def __init__(self, graph: Graph, space: Space, name: str, dropped: Iterable[int] = ()) -> None:
+    def __init__(self, graph: Graph, space: Space, name: str, dropped: Iterable[int] = (), *,
+                 others: Iterable[str] = (), own: Iterable[str] = ()) -> None:  # fmt: skip
         super().__init__()
+        # Names that only the original's state dict holds (second names of tied tensors, unused parameters), and those
+        # that only this one holds (constants, buffers that are not persistent).
+        self._others, self._own = tuple(others), tuple(own)
+        self.register_load_state_dict_pre_hook(forgive)  # type: ignore[no-untyped-call]
         self.graph, self.space, self.name = graph, space, name
         self.dropped = tuple(dropped)
         for g in self.dropped:
@@ -252,21 +259,30 @@ class Elastic(nn.Module):
     def _fill(self, into: nn.Module, module: nn.Module) -> nn.Module:
         try:
             into.load_state_dict(module.state_dict(), strict=False)
+            outputs = [tensors_of(self._in_eval(net)) for net in (into, module)]
         except RuntimeError as error:
-            line = str(error).strip().splitlines()[-1].strip()
+            line = str(error).strip().splitlines()[-1].strip().rstrip(".")
             raise PliantError(
                 f"into does not fit the sub-network ({line})", fix="build it with the sub-network's sizes"
             ) from error
-        modes = into.training, module.training
-        with torch.no_grad():
-            pairs = zip(
-                tensors_of(call(into.eval(), self.example)), tensors_of(call(module.eval(), self.example)), strict=True
-            )
-            worst = max((float((a - b).abs().max()) for a, b in pairs if a.is_floating_point()), default=0.0)
-        into.train(modes[0])
+        shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in outputs]
+        if shapes[0] != shapes[1]:
+            raise PliantError(f"into gives out {shapes[0]}, the sub-network {shapes[1]}")
+        gaps = [(a.double() - b.double()).abs().flatten() for a, b in zip(*outputs, strict=True)]
+        worst = float(torch.cat([torch.zeros(1, dtype=torch.float64), *(gap.cpu() for gap in gaps)]).max())
         if not worst <= 1e-4:
             raise PliantError(f"into computes something else than the sub-network (difference {worst:.3g})")
         return into
+
+    def _in_eval(self, net: nn.Module) -> Any:
+        """What a network makes of the example; its mode stays."""
+        training = {module: module.training for module in net.modules()}
+        try:
+            with torch.no_grad():
+                return call(net.eval(), self.example)
+        finally:
+            for module, mode in training.items():
+                module.training = mode
 
     def sources(self, config: Mapping[str, int | bool]) -> dict[str, tuple[str, list[Ranges | None]]]:
         """Where each tensor of the extracted module comes from.
@@ -310,9 +326,10 @@ class Elastic(nn.Module):
         if isinstance(importance, str):
             if importance != "magnitude":
                 raise ValueError(f"importance must be 'magnitude', scores or a function, got {importance!r}")
-            return {g: values.numpy() for g, values in magnitude(self.graph, self._current()).items()}
+            scored = magnitude(self.graph, self._current())
+            return {g: values.numpy() for g, values in scored.items() if g not in self.dropped}
         given = importance(self) if callable(importance) else importance
-        index = {group.name: i for i, group in enumerate(self.graph.groups)}
+        index = {group.name: i for i, group in enumerate(self.graph.groups) if i not in self.dropped}
         found = {}
         for name, values in given.items():
             if name not in index:
@@ -382,11 +399,12 @@ def elastic(model: nn.Module, example: Any, *, min_size: int = 4, choices: Choic
         raise TypeError("this network is elastic already")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-    graph = trace(_copy(model), example)
+    graph = trace(_copy(model), _ordered(model, example))
     dropped = PermutationCheck(graph).unsound() if check else []
     groups = [i for i in range(len(graph.groups)) if i not in dropped]
     space = make_space(graph, groups, min_size=min_size, choices=choices)
-    net = Elastic(graph, space, type(model).__name__, dropped)
+    stored, used = set(model.state_dict()), set(graph.states)
+    net = Elastic(graph, space, type(model).__name__, dropped, others=sorted(stored - used), own=sorted(used - stored))
     net.train(model.training)
     if verbose or (verbose is None and _interactive()):
         print(net.report())
@@ -400,6 +418,14 @@ def _copy(model: nn.Module) -> nn.Module:
         raise PliantError(
             f"the model cannot be copied ({str(error).splitlines()[0]})", fix="give it as it is before any forward"
         ) from error
+
+
+def _ordered(model: nn.Module, example: Any) -> Any:
+    """A dict in the order of the model's own arguments, so that they can be given by place later on."""
+    if not isinstance(example, Mapping):
+        return example
+    names = [name for name in inspect.signature(model.forward).parameters if name in example]
+    return {name: example[name] for name in dict.fromkeys((*names, *example))}
 
 
 def _interactive() -> bool:

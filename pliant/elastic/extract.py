@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from pliant.core import PliantError, as_call, make_output, tensors_of
+from pliant.core import PliantError, as_call, make_output
 from pliant.graph.graph import Graph
 from pliant.graph.ir import TRAINING, Named, Node, Ref, argument, resolve_target, substitute
 from pliant.graph.patches import Patch
@@ -49,6 +49,19 @@ def attach(root: nn.Module, name: str, tensor: Tensor) -> None:
         owner._parameters[leaf] = tensor
     else:
         owner._buffers[leaf] = tensor
+
+
+def forgive(root: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A hook before loading a state dict: fit the names of an original's to those of its elastic copy.
+
+    The copy has each tied tensor once and lacks what no forward uses (`root._others`); it has constants and buffers
+    that the original does not store (`root._own`), which stay as they are.
+    """
+    for name in root._others:  # type: ignore[union-attr]
+        state_dict.pop(prefix + name, None)
+    buffers = dict(root.named_buffers(remove_duplicate=False))
+    for name in root._own:  # type: ignore[union-attr]
+        state_dict.setdefault(prefix + name, buffers[name])
 
 
 class _Builder:
@@ -117,6 +130,7 @@ class _Statistics(fx.Interpreter):
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.sums: dict[str, Tensor] = {}
+        self.calls: dict[str, int] = {}  # a shared layer sees several inputs a batch
         self.batches = 0
 
     def run_node(self, n: fx.Node) -> Any:
@@ -130,6 +144,7 @@ class _Statistics(fx.Interpreter):
             for place, value in zip(n.args[3:5], (x.mean(dims), x.var(dims)), strict=True):
                 name = str(place.target)  # type: ignore[union-attr]
                 self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+                self.calls[name] = self.calls.get(name, 0) + 1
         return F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
 
 
@@ -147,20 +162,24 @@ def calibrate(module: fx.GraphModule, batches: Iterable[Any]) -> None:
     if not names:
         return
     statistics = _Statistics(module)
+    places = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
     mode = module.training
     module.eval()
     device = next((tensor.device for tensor in module.buffers()), torch.device("cpu"))
     with torch.no_grad():
         for batch in batches:
             args, kwargs = as_call(batch)
-            statistics.run(*[tensor.to(device) for tensor in tensors_of([*args, *kwargs.values()])])
+            given = dict(zip(places, args, strict=False)) | kwargs
+            if set(given) != set(places):
+                raise PliantError(f"a batch to calibrate with holds {sorted(given)}, the network takes {places}")
+            statistics.run(*[given[place].to(device) for place in places])
             statistics.batches += 1
     module.train(mode)
     if not statistics.batches:
         raise PliantError("no batches to estimate BatchNorm statistics from", fix="give calibrate at least one batch")
     buffers = dict(module.named_buffers())
     for name, total in statistics.sums.items():
-        buffers[name].copy_(total / statistics.batches)
+        buffers[name].copy_(total / statistics.calls[name])
 
 
 def batch_norms(graph: Graph) -> list[Node]:

@@ -22,7 +22,7 @@ def make_space(graph: Graph, groups: Sequence[int], *, min_size: int, choices: C
             for depth, booleans. Patterns that come later win. Knobs with one choice are left out.
 
     Raises:
-        ValueError: a pattern that fits no knob, or a choice out of range.
+        ValueError: a pattern that fits no knob, a choice out of range, or choices without the whole.
     """
     rules = dict(choices or {})
     names = [graph.groups[i].name for i in groups] + list(graph.span_names)
@@ -35,6 +35,9 @@ def make_space(graph: Graph, groups: Sequence[int], *, min_size: int, choices: C
         floor = 1 if group.kind == "heads" else min(min_size, group.units)
         given = [values for pattern, values in rules.items() if fnmatchcase(group.name, pattern)]
         counts = sorted({_count(v, group.units, floor, group.name) for v in (given[-1] if given else _SHARES)})
+        if group.units not in counts:
+            problem = f"choices of {group.name} must include 1.0 or {group.units}, got {list(given[-1])}"
+            raise ValueError(f"{problem}: the whole network is always in the family")
         knobs.append(Knob(group.name, tuple(counts)))
     for name in graph.span_names:
         given = [values for pattern, values in rules.items() if fnmatchcase(name, pattern)]

@@ -1,5 +1,6 @@
 """Report: what of a network bends, what stays rigid and why."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -129,8 +130,11 @@ def _product(constant: float, axes: Sequence[Any]) -> float:
 
 
 def _count(n: int) -> str:
-    """A number for reading: 1,234 or 2.54 M."""
+    """A number for reading: 1,234 or 2.54 M or 1.8e+19."""
+    if n >= 10**15:
+        power = int(math.log10(n) + 1e-12)
+        return f"{n // 10 ** (power - 2) / 100:.3g}e+{power}"
     for size, letter in ((10**12, "T"), (10**9, "G"), (10**6, "M")):
         if n >= size:
-            return f"{n / size:.3g} {letter}" if n < 10**15 else f"{n:.2g}"
+            return f"{n / size:.3g} {letter}"
     return f"{n:,}"

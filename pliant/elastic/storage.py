@@ -26,6 +26,7 @@ def save_elastic(net: "Elastic", path: str | Path) -> None:
     tensors |= {f"example.{i}": leaf.cpu().contiguous() for i, leaf in enumerate(leaves)}
     data = {
         "format": FORMAT, "name": net.name, "space": net.space.to_dict(), "dropped": list(net.dropped),
+        "others": list(net._others), "own": list(net._own),
         "parameters": sorted(graph.parameters), "tied": tied, "example": shell, "notes": graph.notes,
         "active": dict(net.active), "training": net.training, "output": encode(graph.program.output),
         "untrained": sorted(name for name in graph.parameters if not net._current()[name].requires_grad),
@@ -59,7 +60,8 @@ def load_elastic(path: str | Path) -> "Elastic":
         ) from error
     try:
         graph = _graph(data, tensors)
-        net = Elastic(graph, Space.from_dict(data["space"]), str(data["name"]), data["dropped"])
+        names = {"others": data["others"], "own": data["own"]}
+        net = Elastic(graph, Space.from_dict(data["space"]), str(data["name"]), data["dropped"], **names)
         net.activate(data["active"])
         net.train(bool(data["training"]))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, PliantError) as error:

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from pliant.core import PliantError
+from pliant.graph import products as products  # the import enters its rules
 from pliant.graph.ir import TRAINING, Node, Program, Ref, is_mutable, refs, resolve_target, substitute
 from pliant.graph.labels import Field, IntArray, Labels, Traced, along
 from pliant.graph.rules import Call, Macs, Result, find_rule, unknown_result
@@ -128,7 +130,7 @@ class _Run:
         args, kwargs = substitute((node.args, node.kwargs), lambda ref: self.env[ref.name])
         plain_args, plain_kwargs = substitute((node.args, node.kwargs), lambda ref: self.env[ref.name].value)
         try:
-            out = resolve_target(node.target)(*plain_args, **plain_kwargs)
+            out = self._compute(node, plain_args, plain_kwargs)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise PliantError(f"failed on the example: {str(error).splitlines()[0]}", where=node.place) from error
         if node.target == "operator.getitem" and args[0].items is not None:
@@ -142,6 +144,17 @@ class _Run:
             items = tuple(Traced(value, fields) for value, fields in zip(out, result, strict=True))  # type: ignore[arg-type]
             return Traced(out, items=items)
         return Traced(out, result if isinstance(out, Tensor) else ())  # type: ignore[arg-type]
+
+    def _compute(self, node: Node, args: Any, kwargs: Any) -> Any:
+        """The real value. An operator without a rule keeps all its sizes, so that torch's own count is its cost."""
+        operator = resolve_target(node.target)
+        if find_rule(node) is not None:
+            return operator(*args, **kwargs)
+        with FlopCounterMode(display=False) as counter:
+            out = operator(*args, **kwargs)
+        if counter.get_total_flops():
+            self.macs.append(Macs(node.name, counter.get_total_flops() / 2, []))
+        return out
 
     def _apply(self, call: Call) -> Result:
         node, many = call.node, isinstance(call.out, tuple | list)
@@ -158,7 +171,12 @@ class _Run:
             self.rigid.append(Rigid(node.target, node.module, node.line, reason))
             return unknown_result(call)
         self._note_slice(call)
-        fields = rule(call)
+        try:
+            fields = rule(call)
+        except (RuntimeError, TypeError, ValueError, IndexError, StopIteration) as error:
+            problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self.rigid.append(Rigid(node.target, node.module, node.line, f"its rule does not fit this call: {problem}"))
+            return unknown_result(call)
         if many and isinstance(fields, tuple):
             fields = [fields for _ in call.out]
         return fields

@@ -8,10 +8,13 @@ dropout and normalisation flags live, and a note says so.
 
 import copy
 import inspect
+import io
 import logging
 import os
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import torch
@@ -26,7 +29,7 @@ from pliant.graph.ir import (
     Program,
     Ref,
     is_mutable,
-    refs,
+    may_alias,
     resolve_target,
     schema_names,
     substitute,
@@ -36,6 +39,7 @@ LIVE = ("train", "training", "use_input_stats")
 """Schema names of arguments that switch an operator between training and evaluation."""
 
 _SKIP = ("_guards_fn", "_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range")
+_LOGS = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
 _TORCH = os.path.dirname(torch.__file__)
 
 
@@ -49,14 +53,13 @@ def capture(model: nn.Module, example: Any) -> tuple[Program, list[str]]:
     Raises:
         PliantError: torch.export refuses the model; the message names the line of the user's code.
     """
-    names = [name for name, _ in inspect.signature(model.forward).parameters.items()]
     trained = was_training(model)
     try:
-        evaluation = _export(_ready(model).eval(), example, names)
-        training = _export(_ready(model).train(), example, names)
+        evaluation = _export(_ready(model).eval(), example)
+        training = _export(_ready(model).train(), example)
     except PliantError:
         if not trained:
-            return _live_flags(_export(_ready(model).eval(), example, names)), [_NOTE]
+            return _live_flags(_export(_ready(model).eval(), example)).without_dead(), [_NOTE]
         raise
     merged = _merge(training, evaluation)
     if merged is not None:
@@ -73,9 +76,10 @@ _NOTE = (
 def _ready(model: nn.Module) -> nn.Module:
     """A copy that returns tensors only: Hugging Face models give out their key/value cache unless told not to."""
     model = copy.deepcopy(model)
-    config = getattr(model, "config", None)
-    if getattr(config, "use_cache", False) is True:
-        config.use_cache = False  # type: ignore[union-attr]
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if getattr(config, "use_cache", False) is True:
+            config.use_cache = False  # type: ignore[union-attr]
     return model
 
 
@@ -102,23 +106,35 @@ def _dynamic(value: Any) -> Any:
     return None
 
 
-def _export(model: nn.Module, example: Any, names: list[str]) -> Program:
-    args, kwargs = as_call(example)
-    named = dict(zip(names, args, strict=False)) | kwargs
-    variadic = any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(model.forward).parameters.values())
-    shapes = None if variadic else {name: _dynamic(value) for name, value in named.items()}
-    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings and no log lines of the exporter: what goes wrong is told by the error."""
+    logs = [logging.getLogger(name) for name in _LOGS]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # export prints half-made graphs
             warnings.simplefilter("ignore")
+            yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
+
+
+def _export(model: nn.Module, example: Any) -> Program:
+    args, kwargs = as_call(example)
+    try:
+        bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    except TypeError as error:
+        raise PliantError(f"the example does not fit forward ({error})", where=type(model).__name__) from error
+    shapes = {name: _dynamic(value) for name, value in bound.items()}
+    try:
+        with _quiet():
             exported = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
             module = exported.module()
     except Exception as error:  # torch raises many kinds here; every one is re-raised with the user's line
         raise _refusal(error) from error
-    finally:
-        log.setLevel(level)
     return _Converter(model, module).program(exported)
 
 
@@ -145,13 +161,14 @@ class _Converter:
     def __init__(self, model: nn.Module, module: nn.Module) -> None:
         self.model, self.module = model, module
         self.nodes: list[Node] = []
+        self.constants: dict[str, Tensor] = {}
         self.seen: set[str] = {TRAINING}
 
     def program(self, exported: Any) -> Program:
         value = self._graph(self.module, self.module.graph, None, "")
         leaves = list(value)
         output = rebuild(leaves, exported.call_spec.out_spec, Named)
-        return Program(self.nodes, output)
+        return Program(self.nodes, output, self.constants)
 
     def _name(self, wanted: str) -> str:
         name, count = wanted, 1
@@ -169,6 +186,8 @@ class _Converter:
                 env[fx] = pending.pop(0) if pending is not None else self._add(fx, "input", fx.target)
             elif fx.op == "get_attr":
                 found = _attribute(owner, fx.target)
+                if isinstance(found, Tensor) and not _has(self.model, fx.target):
+                    self.constants[fx.target] = found.detach()  # made by the export
                 env[fx] = found if isinstance(found, nn.Module) else self._add(fx, "state", fx.target)
             elif fx.op == "output":
                 return torch.fx.map_arg(fx.args[0], lambda used: env[used])
@@ -187,6 +206,12 @@ class _Converter:
         args = _plain(fx.args, env)
         kwargs = _plain(fx.kwargs, env)
         kind = str(fx.target)
+        if "wrap_with_autocast" in kind and args[2]:
+            raise PliantError(
+                "autocast inside a network would be lost",
+                where=_line(fx) or None,
+                fix="put torch.autocast around the call of the network instead",
+            )
         if "wrap_with_set_grad_enabled" in kind or "wrap_with_autocast" in kind:
             skip = 2 if "set_grad" in kind else 5
             inner = args[skip - 1]
@@ -201,13 +226,13 @@ class _Converter:
         ):
             raise PliantError(
                 f"the operator {kind} is control flow inside the graph",
-                where=_line(fx),
+                where=_line(fx) or None,
                 fix="trace one branch on its own",
             )
         if kind == "<built-in function getitem>" and isinstance(args[0], tuple | list):
             return args[0][args[1]]
         node = Node(self._name(fx.name), "call", _target_name(fx.target), tuple(args), kwargs, _path(fx), _line(fx))
-        return self._functional(node, env)
+        return self._functional(node, fx, env)
 
     def _detached(self, value: Any) -> Any:
         if not isinstance(value, Ref):
@@ -216,19 +241,22 @@ class _Converter:
         self.nodes.append(node)
         return Ref(node.name)
 
-    def _functional(self, node: Node, env: dict[Any, Any]) -> Ref:
-        """In-place operators on activations become functional ones; writes to state stay as they are."""
+    def _functional(self, node: Node, fx: Any, env: dict[Any, Any]) -> Ref:
+        """In-place operators on activations become functional ones; writes to state stay as they are.
+
+        So do writes whose effect is seen through another view later on: their labels are fixed by the rules.
+        """
         self.nodes.append(node)
         written = node.args[0] if node.args else None
-        if not is_mutable(node.target) or not isinstance(written, Ref):
+        if not is_mutable(node.target) or not isinstance(written, Ref) or not node.packet.endswith("_"):
             return Ref(node.name)
         by_name = {other.name: other for other in self.nodes}
-        source = by_name[written.name]
-        if source.kind == "state" or not node.packet.endswith("_"):
-            return Ref(node.name)
         functional = f"{node.packet[:-1]}.{node.target.rpartition('.')[2]}"
-        if is_view(source) or not _exists(functional):
-            return Ref(node.name)  # a write through a view: stays in place, and its labels are fixed by the rules
+        root = by_name[written.name]
+        while root.kind == "call" and may_alias(root.target) and isinstance(root.args[0], Ref):
+            root = by_name[root.args[0].name]
+        if root.kind == "state" or not _exists(functional) or _seen_elsewhere(fx, written, env):
+            return Ref(node.name)
         node.target = functional
         for key, value in list(env.items()):
             if value == written:
@@ -236,9 +264,20 @@ class _Converter:
         return Ref(node.name)
 
 
-def is_view(node: Node) -> bool:
-    """Whether a call returns a view of its first operand."""
-    return node.kind == "call" and bool(getattr(resolve_target(node.target), "is_view", False))
+def _seen_elsewhere(fx: Any, written: Ref, env: dict[Any, Any]) -> bool:
+    """Whether memory that a call writes to is read after it under another name than `written`."""
+    order = {node: i for i, node in enumerate(fx.graph.nodes)}
+
+    def root(node: Any) -> Any:
+        while node.op == "call_function" and is_overload(node.target) and may_alias(_target_name(node.target)):
+            if not isinstance(node.args[0], torch.fx.Node):
+                break
+            node = node.args[0]
+        return node
+
+    own = root(fx.args[0])
+    aliases = [node for node in order if node is not fx and order[node] < order[fx] and root(node) is own]
+    return any(order[user] > order[fx] for node in aliases if env.get(node) != written for user in node.users)
 
 
 def _exists(target: str) -> bool:
@@ -264,6 +303,14 @@ def _immutable_to_plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _immutable_to_plain(item) for key, item in value.items()}
     return value
+
+
+def _has(owner: nn.Module, path: str) -> bool:
+    try:
+        _attribute(owner, path)
+    except AttributeError:
+        return False
+    return True
 
 
 def _attribute(owner: nn.Module, path: str) -> Any:
@@ -302,16 +349,40 @@ def _line(fx: Any) -> str:
     return f"{os.path.basename(parts[1]) if len(parts) > 1 else '?'}:{number}: {code}"
 
 
+def _counters(program: Program) -> dict[str, str]:
+    """Calls that add one to a state, as batch normalisations count their batches: node to name of the state."""
+    states = {node.name: node.target for node in program.states}
+    return {
+        node.name: states[node.args[0].name]
+        for node in program
+        if node.packet == "aten.add_" and node.args[1:] == (1,) and node.args[0].name in states
+    }
+
+
 def _significant(program: Program) -> list[Node]:
     """Calls that must agree between the two modes."""
-    ignored = ("aten.contiguous",)
+    counters = _counters(program)
     return [
         node
         for node in program
-        if node.kind == "call"
-        and node.packet not in ignored
-        and not (node.packet == "aten.add_" and is_mutable(node.target))
+        if node.kind == "call" and node.packet != "aten.contiguous" and node.name not in counters
     ]
+
+
+def _places(program: Program) -> dict[str, Any]:
+    """What each node is, in words that mean the same in both modes' programs."""
+    places: dict[str, Any] = {TRAINING: TRAINING}
+    for i, node in enumerate(_significant(program)):
+        places[node.name] = i
+    counters = _counters(program)
+    for node in program:
+        if node.name in counters:
+            places[node.name] = ("state", counters[node.name])
+        elif node.kind != "call":
+            places[node.name] = (node.kind, node.target)
+        elif node.packet == "aten.contiguous":
+            places[node.name] = places[node.args[0].name]
+    return places
 
 
 def _by_name(node: Node) -> dict[str, Any]:
@@ -338,28 +409,46 @@ def _merge(training: Program, evaluation: Program) -> Program | None:
     first, second = _significant(training), _significant(evaluation)
     if [node.target for node in first] != [node.target for node in second]:
         return None
+    ours, theirs = _places(training), _places(evaluation)
+
+    def same(one: Any, other: Any) -> bool:
+        placed = substitute(one, lambda ref: (Ref, ours[ref.name]))
+        return bool(placed == substitute(other, lambda ref: (Ref, theirs[ref.name])))
+
+    alike = all(
+        torch.equal(tensor, evaluation.constants.get(name, torch.empty(0)))
+        for name, tensor in training.constants.items()
+    )
+    if not alike or not same(training.output, evaluation.output) or not _live_counts(training, evaluation):
+        return None
     scaled: dict[str, list[Node]] = {}
     for node, other in zip(first, second, strict=True):
-        ours, theirs = _by_name(node), _by_name(other)
-        for name in ours.keys() | theirs.keys():
-            mine, its = ours.get(name), theirs.get(name)
-            if list(refs(mine)) or list(refs(its)):
-                if bool(list(refs(mine))) != bool(list(refs(its))):
-                    return None
-            elif mine != its:
-                if name in LIVE and mine is True and its is False:
-                    _set(node, name, Ref(TRAINING))
-                elif isinstance(mine, float) and its == 0.0:
-                    extra = Node(f"{node.name}_p", "call", "operator.mul", (mine, Ref(TRAINING)))
-                    scaled.setdefault(node.name, []).append(extra)
-                    _set(node, name, Ref(extra.name))
-                else:
-                    return None
-    for node in training:
-        if node.packet == "aten.add_" and node.args[1:] == (1,):
-            node.args = (node.args[0], Ref(TRAINING))
+        mine, its = _by_name(node), _by_name(other)
+        for name in mine.keys() | its.keys():
+            value, also = mine.get(name), its.get(name)
+            if same(value, also):
+                continue
+            if name in LIVE and value is True and also is False:
+                _set(node, name, Ref(TRAINING))
+            elif isinstance(value, float) and also == 0.0:
+                extra = Node(f"{node.name}_p", "call", "operator.mul", (value, Ref(TRAINING)))
+                scaled.setdefault(node.name, []).append(extra)
+                _set(node, name, Ref(extra.name))
+            else:
+                return None
     nodes = [extra for node in training for extra in (*scaled.get(node.name, ()), node)]
-    return Program(nodes, training.output)
+    return Program(nodes, training.output, training.constants)
+
+
+def _live_counts(training: Program, evaluation: Program) -> bool:
+    """Let counters that only training advances follow the live flag. False where evaluation has some of its own."""
+    left, counters = list(_counters(evaluation).values()), _counters(training)
+    for node in training:
+        if counters.get(node.name) in left:
+            left.remove(counters[node.name])
+        elif node.name in counters:
+            node.args = (node.args[0], Ref(TRAINING))
+    return not left
 
 
 def _live_flags(program: Program) -> Program:
@@ -373,7 +462,7 @@ def _live_flags(program: Program) -> Program:
             ]
             node.args = tuple(args)
             node.kwargs = {k: Ref(TRAINING) if k in LIVE and v is False else v for k, v in node.kwargs.items()}
-    return Program([substitute_node(node) for node in program], program.output)
+    return Program([substitute_node(node) for node in program], program.output, program.constants)
 
 
 def substitute_node(node: Node) -> Node:

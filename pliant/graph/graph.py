@@ -193,19 +193,15 @@ def trace(model: nn.Module, example: Any) -> Graph:
     own = dict(model.named_parameters(remove_duplicate=False))
     states: dict[str, Tensor] = {}
     for node in program.states:
-        states[node.target] = own[node.target] if node.target in own else _find(model, node.target)
+        found = own.get(node.target, program.constants.get(node.target))
+        states[node.target] = _attribute(model, node.target) if found is None else found
     return Graph(program, states, set(own) & set(states), example, notes)
 
 
-def _find(model: nn.Module, name: str) -> Tensor:
+def _attribute(model: nn.Module, name: str) -> Tensor:
     found: Any = model
-    try:
-        for part in name.split("."):
-            found = getattr(found, part)
-    except AttributeError as error:
-        raise PliantError(
-            f"the network creates the tensor {name} while it runs", fix="register it as a buffer"
-        ) from error
+    for part in name.split("."):
+        found = getattr(found, part)
     if not isinstance(found, Tensor):
         raise PliantError(f"{name} is no tensor but {type(found).__name__}")
     return found

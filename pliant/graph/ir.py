@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pliant.core import PliantError
 from pliant.core._torch_private import is_overload
@@ -62,10 +63,14 @@ class Node:
 
 @dataclass
 class Program:
-    """Nodes in the order of execution, and the structure that is returned (with `Ref`s as leaves)."""
+    """Nodes in the order of execution, and the structure that is returned (with `Ref`s as leaves).
+
+    `constants` holds the state that is none of the module's: tensors written out in its code.
+    """
 
     nodes: list[Node]
     output: Any
+    constants: dict[str, Tensor] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
@@ -88,7 +93,7 @@ class Program:
             if node.kind == "input" or node.name in alive or writes_state(node):
                 kept.append(node)
                 alive.update(ref.name for ref in refs((node.args, node.kwargs)))
-        return Program(kept[::-1], self.output)
+        return Program(kept[::-1], self.output, self.constants)
 
 
 def refs(value: Any) -> Iterator[Ref]:
@@ -172,6 +177,18 @@ def is_mutable(target: str) -> bool:
     return schema is not None and bool(schema.is_mutable)
 
 
+_SOMETIMES_SELF = ("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout")
+
+
+@cache
+def may_alias(target: str) -> bool:
+    """Whether a result of an operator can share memory with its first operand: views, in-place operators, no-ops."""
+    if target == "operator.getitem" or target.startswith(_SOMETIMES_SELF):
+        return True
+    schema = getattr(resolve_target(target), "_schema", None)
+    return schema is not None and any(result.alias_info is not None for result in schema.returns)
+
+
 def writes_state(node: Node) -> bool:
     """Whether a call must stay although nobody reads its value."""
     return node.kind == "call" and is_mutable(node.target)
@@ -233,6 +250,13 @@ def encode(value: Any) -> Any:
     raise PliantError(f"cannot store an operand of type {type(value).__name__}")
 
 
+def _torch_constant(name: str) -> Any:
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype | torch.memory_format | torch.layout):
+        raise PliantError(f"torch.{name} is no operand of a stored graph")
+    return found
+
+
 def decode(data: Any) -> Any:
     """The inverse of `encode`."""
     if isinstance(data, list):
@@ -249,7 +273,7 @@ def decode(data: Any) -> Any:
         "tuple": lambda items: tuple(decode(item) for item in items),
         "dict": lambda items: {key: decode(item) for key, item in items.items()},
         "float": float,
-        "torch": lambda name: getattr(torch, name),
+        "torch": _torch_constant,
         "device": torch.device,
     }
     if kind not in makers:

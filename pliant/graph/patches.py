@@ -21,6 +21,10 @@ _SIZES = {
 }  # fmt: skip
 
 
+_SPLITS = ("aten.split", "aten.chunk", "aten.split_with_sizes", "aten.unsafe_split", "aten.unsafe_chunk",
+           "aten.tensor_split")  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Patch:
     """One number to replace: in `node`, argument `key` (position or name), item `item` of a list (None: the argument).
@@ -70,7 +74,7 @@ def _of_node(node: Node, analysis: Analysis) -> list[Patch]:
     source = node.args[0].name if node.args and isinstance(node.args[0], Ref) else ""
     if node.packet in _SIZES:
         return _sizes(node, source, analysis)
-    if node.packet in ("aten.split", "aten.chunk", "aten.split_with_sizes", "aten.unsafe_split"):
+    if node.packet in _SPLITS:
         return _split(node, analysis)
     if node.packet in ("aten.slice", "aten.narrow", "aten.select"):
         found = [
@@ -82,7 +86,7 @@ def _of_node(node: Node, analysis: Analysis) -> list[Patch]:
         if node.packet == "aten.narrow" and (node.name, 0, dim) in axes:
             found.append(Patch(node.name, _key(node, "length"), None, axes[node.name, 0, dim]))
         return found
-    if node.packet == "aten.group_norm" and (source, 0, 1) in axes:
+    if node.packet == "aten.group_norm" and argument(node, "num_groups") > 1 and (source, 0, 1) in axes:
         scale = (argument(node, "num_groups"), shapes[source, 0][1])
         return [Patch(node.name, _key(node, "num_groups"), None, axes[source, 0, 1], scale)]
     if node.packet.startswith("aten.conv") and argument(node, "groups", 1) > 1:

@@ -81,6 +81,10 @@ def rule(*packets: str) -> Callable[[Rule], Rule]:
     return enter
 
 
+_NOT_SHAPE = ("aten.as_strided", "aten.view_as_real", "aten.view_as_complex", "aten.unfold")
+"""Views that see memory otherwise than index by index."""
+
+
 def find_rule(node: Node) -> Rule | None:
     """The rule of a call, or None."""
     if node.packet in RULES:
@@ -91,7 +95,7 @@ def find_rule(node: Node) -> Rule | None:
         return pointwise
     if torch.Tag.reduction in tags:
         return reduction
-    if getattr(op, "is_view", False) and node.target != "aten.view.dtype":
+    if getattr(op, "is_view", False) and node.packet not in _NOT_SHAPE and node.target != "aten.view.dtype":
         return shape
     return None
 
@@ -123,7 +127,7 @@ def keep(call: Call) -> Result:
 
 
 @rule(
-    "reshape", "flatten", "_unsafe_view", "unflatten", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "numpy_T",
+    "reshape", "flatten", "_unsafe_view", "unflatten", "pixel_shuffle", "pixel_unshuffle", "numpy_T",
     "repeat_interleave", "flip", "movedim", "moveaxis", "swapaxes", "swapdims", "matrix_H", "mT", "adjoint", "narrow",
     "atleast_1d", "atleast_2d", "atleast_3d", "unsafe_split", "unsafe_chunk", "chunk", "tensor_split", "ravel",
 )  # fmt: skip
@@ -153,7 +157,20 @@ def shape(call: Call) -> Result:
     return tidied if many else tidied[0]
 
 
-@rule("expand", "repeat", "tile", "expand_as")
+@rule("expand_as")
+def expand_as(call: Call) -> Result:
+    """As `shape`; an axis grown from one entry follows the other operand's."""
+    source, other, dims = call.tensors[0], call.tensors[1], call.out.dim()
+    lead = dims - len(source.shape)
+    grown = [
+        Field(along(vector, axis, dims), soft=True)
+        for axis, vector in vectors(call.labels.settle(other.fields)).items()
+        if axis < lead or source.shape[axis - lead] == 1
+    ]
+    return call.labels.tidy([*shape(call), *grown])
+
+
+@rule("expand", "repeat", "tile")
 def spread(call: Call) -> Result:
     """As `shape`, and an axis grown from one entry may have any size: it gets soft labels."""
     fields = shape(call)
@@ -182,15 +199,35 @@ def factory(call: Call) -> Result:
 
 @rule("constant_pad_nd", "pad")
 def pad(call: Call) -> Result:
-    """Padding adds fixed entries along a labelled axis and changes nothing on others."""
+    """Padding adds fixed entries along a labelled axis and changes nothing on others.
+
+    An axis that is cropped (a negative amount), or filled from its own entries, is fixed.
+    """
     source, amounts = call.tensors[0], call.arg("pad")
+    last = len(source.shape) - 1
+    filled = {last - i // 2 for i, amount in enumerate(amounts) if amount}
+    own = filled if call.arg("mode", "constant") != "constant" else set()
+    rest = _without(call, source.fields, [*own, *(last - i // 2 for i, amount in enumerate(amounts) if amount < 0)])
     results = []
-    for source_field in source.fields:
-        padded = [
-            amount if len(source.shape) - 1 - i // 2 in source_field.axes else 0 for i, amount in enumerate(amounts)
-        ]
-        results.append(Field(torch.constant_pad_nd(source_field.labels, padded, 0), source_field.soft))
+    for f in rest:
+        if len(f.axes) > 1 and filled & set(f.axes):
+            f = call.labels.collapse(f, next((axis for axis in f.axes if axis not in filled), None))
+        padded = [amount if last - i // 2 in f.axes else 0 for i, amount in enumerate(amounts)]
+        results.append(Field(torch.constant_pad_nd(f.labels, padded, 0), f.soft))
     return call.labels.tidy(results)
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(call: Call) -> Result:
+    """As `[groups, each]` transposed: what lies at one place in all groups is one unit."""
+    source, groups = call.tensors[0], call.arg("groups")
+    fields = []
+    for f in call.labels.settle(source.fields):
+        if f.axes == (1,):
+            joint = f.labels.reshape(groups, -1)
+            call.labels.tie(joint, joint[:1])
+        fields.append(Field(compact(resolve_target(call.node.target)(f.labels.expand(source.shape), groups)), f.soft))
+    return call.labels.tidy(fields)
 
 
 # -- pointwise -------------------------------------------------------------------------------------------------------
@@ -274,7 +311,7 @@ def gathered(call: Call) -> Result:
     return unknown_result(call)
 
 
-def _vector_at(traced: Traced | None, axis: int, dims: int) -> list[tuple[Fields, list[int]]]:
+def vector_at(traced: Traced | None, axis: int, dims: int) -> list[tuple[Fields, list[int]]]:
     """A 1-d operand laid along `axis`; nothing where it is absent."""
     if not isinstance(traced, Traced) or not isinstance(traced.value, Tensor):
         return []
@@ -288,7 +325,7 @@ def channel_norm(call: Call) -> Result:
     """Per-channel statistics and affine parameters lie along axis 1."""
     source = call.tensors[0]
     dims = len(source.shape)
-    vectors_at = [op for traced in call.tensors[1:] for op in _vector_at(traced, min(1, dims - 1), dims)]
+    vectors_at = [op for traced in call.tensors[1:] for op in vector_at(traced, min(1, dims - 1), dims)]
     return merge(call, [(source.fields, source.shape), *vectors_at], dims)
 
 
@@ -303,17 +340,17 @@ def layer_norm(call: Call) -> Result:
 
 @rule("group_norm", "native_group_norm")
 def group_norm(call: Call) -> Result:
-    """A whole normalisation group lives or dies."""
+    """A whole normalisation group lives or dies; where there is but one, its channels do."""
     source = call.tensors[0]
     dims, groups = len(source.shape), call.arg("num_groups", call.arg("group"))
     each = source.shape[1] // groups
     fields = []
     for f in call.labels.settle(source.fields):
-        if f.axes == (1,) and each > 1:
+        if f.axes == (1,) and each > 1 and groups > 1:
             joint = f.labels.reshape(groups, each)
             call.labels.tie(joint, joint[:, :1])
         fields.append(f)
-    affine = [op for traced in call.tensors[1:] for op in _vector_at(traced, 1, dims)]
+    affine = [op for traced in call.tensors[1:] for op in vector_at(traced, 1, dims)]
     return merge(call, [(tuple(fields), source.shape), *affine], dims)
 
 
@@ -372,6 +409,13 @@ def ordered(call: Call) -> Result:
             Field(f.labels.reshape([s for a, s in enumerate(f.labels.shape) if a not in axes]), f.soft) for f in rest
         )
     return [rest for _ in call.out] if isinstance(call.out, tuple | list) else rest
+
+
+@rule("tril", "triu")
+def triangle(call: Call) -> Result:
+    """The last two axes are told apart by place."""
+    dims = call.out.dim()
+    return _without(call, call.tensors[0].fields, [dims - 2, dims - 1])
 
 
 def _listed(chosen: Any, dims: int) -> list[int]:
@@ -473,290 +517,8 @@ def concatenate(call: Call) -> Result:
     return call.labels.tidy(rest)
 
 
-# -- contractions ----------------------------------------------------------------------------------------------------
-
-
-def contract(call: Call, operands: Sequence[tuple[Traced, Sequence[str]]], out: Sequence[str], *,
-             fixed: Sequence[str] = (), per_output: bool = False) -> Fields:  # fmt: skip
-    """Ties by letters, as in einsum: axes with one letter are one axis.
-
-    Args:
-        call: the call, for its label store and cost.
-        operands: tensors with a letter for each axis; an axis of size 1 that broadcasts must have a letter of its own.
-        out: letters of the result.
-        fixed: letters whose axes cannot shrink (kernel taps).
-        per_output: for convolutions: the cost takes spatial sizes from the result.
-    """
-    found: dict[str, Tensor] = {}
-    sizes: dict[str, int] = {}
-    rigid = set(fixed)
-    settled = [(vectors(call.labels.settle(traced.fields)), traced.shape, letters) for traced, letters in operands]
-    for labelled, size, letters in settled:
-        for axis, letter in enumerate(letters):
-            sizes[letter] = max(sizes.get(letter, 1), size[axis])
-            if size[axis] > 1 and axis not in labelled:
-                rigid.add(letter)
-    for labelled, _, letters in settled:
-        for axis, vector in labelled.items():
-            letter = letters[axis]
-            if letter in rigid:
-                call.labels.fix([vector])
-            elif letter in found:
-                call.labels.tie(found[letter], vector)
-            else:
-                found[letter] = vector
-    if not per_output:
-        call.cost(1.0, *(found.get(letter, size) for letter, size in sizes.items()))
-    return tuple(Field(along(found[letter], axis, len(out))) for axis, letter in enumerate(out) if letter in found)
-
-
-def _bias(call: Call, fields: Fields, bias: Any, out: Tensor) -> Fields:
-    if not isinstance(bias, Traced):
-        return fields
-    return merge(call, [(fields, tuple(out.shape)), (bias.fields, bias.shape)], out.dim())
-
-
-@rule("linear")
-def linear(call: Call) -> Result:
-    """`x[..., i] w[o, i] + b[o]`."""
-    x, w = call.args[0], call.args[1]
-    lead = [f"b{i}" for i in range(len(x.shape) - 1)]
-    fields = contract(call, [(x, [*lead, "i"]), (w, ["o", "i"])], [*lead, "o"])
-    return _bias(call, fields, call.arg("bias"), call.out)
-
-
-@rule("matmul", "mm", "bmm", "mv", "dot")
-def matmul(call: Call) -> Result:
-    """`a[..., n, k] b[..., k, m]` with broadcast leading axes."""
-    return _matmul(call, call.tensors[0], call.tensors[1])
-
-
-def _matmul(call: Call, a: Traced, b: Traced) -> Fields:
-    rows = ["n", "k"] if len(a.shape) > 1 else ["k"]
-    columns = ["k", "m"] if len(b.shape) > 1 else ["k"]
-    count = max(len(a.shape) - len(rows), len(b.shape) - len(columns))
-
-    def lead(traced: Traced, own: int, side: str) -> list[str]:
-        n = len(traced.shape) - own
-        return [f"b{count - n + i}" if traced.shape[i] > 1 else f"{side}{i}" for i in range(n)]
-
-    out = [f"b{i}" for i in range(count)] + rows[:-1] + columns[1:]
-    first, second = lead(a, len(rows), "x") + rows, lead(b, len(columns), "y") + columns
-    return contract(call, [(a, first), (b, second)], out)
-
-
-@rule("addmm", "baddbmm", "addmv", "addbmm")
-def add_matmul(call: Call) -> Result:
-    """`bias + a b`."""
-    bias, a, b = call.tensors[:3]
-    return _bias(call, _matmul(call, a, b), bias, call.out)
-
-
-@rule("bilinear")
-def bilinear(call: Call) -> Result:
-    """`x1[..., i] w[o, i, j] x2[..., j] + b[o]`."""
-    x, y, w = call.tensors[:3]
-    lead = [f"b{i}" for i in range(len(x.shape) - 1)]
-    fields = contract(call, [(x, [*lead, "i"]), (y, [*lead, "j"]), (w, ["o", "i", "j"])], [*lead, "o"])
-    return _bias(call, fields, call.arg("bias"), call.out)
-
-
-@rule("einsum")
-def einsum(call: Call) -> Result:
-    """Letters as given."""
-    equation, parts = str(call.args[0]).replace(" ", ""), call.tensors
-    left, _, right = equation.partition("->")
-    if "." in equation:
-        letters = left.split(",")
-        lead = max(len(p.shape) - len(text.replace("...", "")) for p, text in zip(parts, letters, strict=True))
-
-        def full(text: str, dims: int) -> list[str]:
-            own = dims - len(text.replace("...", ""))
-            head, _, tail = text.partition("...")
-            return [*head, *(f"_{lead - own + i}" for i in range(own)), *tail]
-
-        operands = [(p, full(text, len(p.shape))) for p, text in zip(parts, letters, strict=True)]
-        return contract(call, operands, full(right, call.out.dim()))
-    if "->" not in equation:
-        right = "".join(sorted(c for c in set(left) - {","} if left.count(c) == 1))
-    return contract(call, [(p, list(text)) for p, text in zip(parts, left.split(","), strict=True)], list(right))
-
-
-@rule("scaled_dot_product_attention")
-def attention(call: Call) -> Result:
-    """`softmax(q k' + mask) v` over the last two axes; leading axes (batch, heads) are shared."""
-    q, k, v = call.tensors[:3]
-    if call.arg("enable_gqa", False):
-        times = q.shape[-3] // k.shape[-3]
-        axis = len(k.shape) - 3
-        k, v = (_repeated(call, traced, axis, times) for traced in (k, v))
-    lead = [f"b{i}" for i in range(len(q.shape) - 2)]
-    fields = contract(call, [(q, [*lead, "l", "d"]), (k, [*lead, "s", "d"]), (v, [*lead, "s", "e"])], [*lead, "l", "e"])
-    heads = vectors(fields)
-    sizes = [heads.get(axis, call.out.shape[axis]) for axis in range(call.out.dim())]
-    call.macs[-1] = Macs(call.node.name, *_split([*sizes, k.shape[-2], 2]))
-    mask = call.arg("attn_mask")
-    if isinstance(mask, Traced) and isinstance(mask.value, Tensor):
-        scores = [*call.out.shape[:-1], k.shape[-2]]
-        lead_fields = tuple(f for f in fields if f.axes[0] < len(lead))
-        merged = merge(call, [(lead_fields, [*scores[:-2], 1, 1]), (mask.fields, mask.shape)], len(scores))
-        alive = {f.axes for f in merged}
-        fields = tuple(f for f in fields if f.axes[0] >= len(lead) or f.axes in alive)
-    return fields
-
-
-def _split(axes: list[Tensor | int]) -> tuple[float, list[Tensor]]:
-    return math.prod(a for a in axes if isinstance(a, int)), [a for a in axes if isinstance(a, Tensor)]
-
-
-def _repeated(call: Call, traced: Traced, axis: int, times: int) -> Traced:
-    fields = tuple(Field(f.labels.repeat_interleave(times, axis) if axis in f.axes else f.labels, f.soft)
-                   for f in call.labels.settle(traced.fields))  # fmt: skip
-    return Traced(traced.value.repeat_interleave(times, axis), fields)
-
-
-@rule("conv1d", "conv2d", "conv3d", "convolution")
-def convolution(call: Call) -> Result:
-    """`x[n, c, ...] w[o, c, ...]`; with groups a unit is a whole group (a channel, when depthwise)."""
-    if call.arg("transposed", False):
-        return conv_transpose(call)
-    return _convolution(call, out_axis=0, in_axis=1)
-
-
-@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-def conv_transpose(call: Call) -> Result:
-    """As a convolution, with the weight as `w[c, o / groups, ...]`."""
-    return _convolution(call, out_axis=1, in_axis=0)
-
-
-def _convolution(call: Call, *, out_axis: int, in_axis: int) -> Fields:
-    x, w = call.tensors[:2]
-    groups = call.arg("groups", 1)
-    dims = len(x.shape)
-    batched = dims == len(w.shape)
-    space = [f"s{i}" for i in range(len(w.shape) - 2)]
-    lead = ["n"] if batched else []
-    taps = [f"t{i}" for i in range(len(space))]
-    weight = [""] * 2 + taps
-    channel = len(lead)
-    if groups == 1:
-        weight[out_axis], weight[in_axis] = "o", "c"
-        call.labels.fix(f for f in call.labels.settle(x.fields) if f.axes[0] > channel)
-        fields = contract(
-            call, [(x, [*lead, "c", *space]), (w, weight)], [*lead, "o", *space], fixed=taps, per_output=True
-        )
-        fields = tuple(f for f in fields if f.axes[0] <= channel)
-        inner: Tensor | int = vectors(call.labels.settle(x.fields)).get(channel, x.shape[channel])
-    else:
-        fields = _grouped(call, x, w, channel, groups)
-        inner = x.shape[channel] // groups
-    outer = vectors(fields).get(channel, call.out.shape[channel])
-    spatial = (x if out_axis else Traced(call.out)).shape[channel + 1 :]
-    call.cost(1.0, *call.out.shape[:channel], outer, inner, math.prod(w.shape[2:]), math.prod(spatial))
-    return _biased_channel(call, fields, channel)
-
-
-def _biased_channel(call: Call, fields: Fields, channel: int) -> Fields:
-    bias = _vector_at(call.arg("bias"), channel, call.out.dim())
-    size = [s if a == channel else 1 for a, s in enumerate(call.out.shape)]
-    return merge(call, [(fields, size), *bias], call.out.dim()) if bias else fields
-
-
-def _grouped(call: Call, x: Traced, w: Traced, channel: int, groups: int) -> Fields:
-    """Channels as `[groups, each]`: labels within a group are tied, groups of input, weight and result are one axis."""
-    labels = call.labels
-    result = call.out.shape[channel]
-    unit = None
-    weight = vectors(labels.settle(w.fields))
-    source = vectors(labels.settle(x.fields))
-    labels.fix(vector for axis, vector in source.items() if axis != channel)
-    labels.fix(vector for axis, vector in weight.items() if axis != 0)
-    pieces = [source.get(channel), weight.get(0)]
-    if any(piece is None for piece in pieces):
-        labels.fix(piece for piece in pieces if piece is not None)
-        return ()
-    for piece in pieces:
-        joint = piece.reshape(groups, -1)  # type: ignore[union-attr]
-        labels.tie(joint, joint[:, :1])
-        if unit is None:
-            unit = joint[:, 0]
-        else:
-            labels.tie(unit, joint[:, 0])
-    vector = torch.as_tensor(unit).repeat_interleave(result // groups)
-    return (Field(along(vector, channel, call.out.dim())),)
-
-
-# -- recurrent layers ------------------------------------------------------------------------------------------------
-
-
-@rule("lstm", "gru", "rnn_tanh", "rnn_relu")
-def recurrent(call: Call) -> Result:
-    """Gates `[gates * H, ...]` share the H units; H is one axis over layers, directions and initial states."""
-    kind = call.node.packet
-    if call.node.target.endswith(".data"):
-        return unknown_result(call)
-    gates = {"aten.lstm": 4, "aten.gru": 3}.get(kind, 1)
-    x, hidden, weights = call.args[0], call.args[1], call.args[2]
-    biased, layers, both = call.args[3], call.args[4], call.args[7]
-    states = hidden if isinstance(hidden, list) else [hidden]
-    directions = 2 if both else 1
-    size = weights[1].shape[1]
-    unit = call.labels.fresh(size)
-    each = len(weights) // (layers * directions)
-    if each != (4 if biased else 2):
-        return unknown_result(call)  # a projected LSTM
-    entry = vectors(call.labels.settle(x.fields)).get(len(x.shape) - 1)
-    call.labels.fix(f for f in call.labels.settle(x.fields) if f.axes[0] != len(x.shape) - 1)
-    steps = math.prod(x.shape[:-1])
-    for layer in range(layers):
-        inputs = entry if layer == 0 else unit.repeat(directions)
-        for direction in range(directions):
-            block = weights[(layer * directions + direction) * each :][:each]
-            _tie_gates(call, block, gates, unit, inputs)
-            wide: Tensor | int = inputs if inputs is not None else x.shape[-1]
-            call.cost(steps * gates, unit, wide)
-            call.cost(steps * gates, unit, unit)
-    for state in states:
-        for f in call.labels.settle(state.fields):
-            if f.axes[0] == len(state.shape) - 1:
-                call.labels.tie(f.labels.reshape(-1), unit)
-            else:
-                call.labels.fix([f])
-        if state.shape[-1] > 1 and len(state.shape) - 1 not in vectors(call.labels.settle(state.fields)):
-            call.labels.fix([unit])
-    outs = [call.out[0].dim(), *(o.dim() for o in call.out[1:])]
-    return [(Field(along(unit.repeat(directions if i == 0 else 1), d - 1, d)),) for i, d in enumerate(outs)]
-
-
-def _tie_gates(call: Call, block: Sequence[Traced], gates: int, unit: Tensor, inputs: Tensor | None) -> None:
-    """Weights `w_ih [gates*H, I]`, `w_hh [gates*H, H]` and biases `[gates*H]` of one layer and direction."""
-    rows = unit.repeat(gates)
-    for i, weight in enumerate(block):
-        found = vectors(call.labels.settle(weight.fields))
-        if 0 in found:
-            call.labels.tie(found[0], rows)
-        else:
-            call.labels.fix([unit])
-        if len(weight.shape) > 1 and 1 in found:
-            column = unit if i == 1 else inputs
-            if column is None:
-                call.labels.fix([found[1]])
-            else:
-                call.labels.tie(found[1], column)
-        elif len(weight.shape) > 1 and i == 0 and inputs is not None and weight.shape[1] > 1:
-            call.labels.fix([inputs])
-
-
 def unknown_result(call: Call) -> Result:
     """No rule applies: everything the call touches becomes fixed."""
     for traced in call.tensors:
         call.labels.fix(traced.fields)
     return [() for _ in call.out] if isinstance(call.out, tuple | list) else ()
-
-
-@rule("_weight_norm", "_weight_norm_interface")
-def weight_norm(call: Call) -> Result:
-    """`v * g / norm(v)`: g has one entry for each index of the kept axis."""
-    v, g = call.tensors[:2]
-    fields = merge(call, [(v.fields, v.shape), (g.fields, g.shape)], len(v.shape))
-    return [fields, ()] if isinstance(call.out, tuple | list) else fields

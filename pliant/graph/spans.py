@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pliant.graph.analyse import Analysis
-from pliant.graph.ir import TRAINING, Node, Program, Ref, refs, writes_state
+from pliant.graph.ir import TRAINING, Node, Program, Ref, argument, refs, writes_state
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,28 @@ def find_spans(program: Program, analysis: Analysis, tensors: Mapping[str, Tenso
             continue
         if first == second:
             continue
+        scaled = argument(node, "alpha", 1) != 1  # first + alpha * second: only the first one can stay alone
         before_second, before_first = _ancestors(nodes, second), _ancestors(nodes, first)
         if first in before_second:
             shortcut, branch = first, second
-        elif second in before_first:
+        elif second in before_first and not scaled:
             shortcut, branch = second, first
         else:
             continue
         own = _exclusive(program, node, branch)
+        if any(_writes_activation(nodes, nodes[name]) for name in own):
+            continue
         if any(nodes[name].kind == "state" and nodes[name].target in trainable for name in own):
             spans.append(Span(node.name, shortcut, branch, tuple(own), _module([nodes[name] for name in own], tensors)))
     return spans
+
+
+def _writes_activation(nodes: dict[str, Node], node: Node) -> bool:
+    """Whether a call changes a value in place that others may see."""
+    if not writes_state(node) or node.packet in ("aten.batch_norm", "aten.instance_norm"):
+        return False
+    written = node.args[0]
+    return not (isinstance(written, Ref) and nodes[written.name].kind == "state")
 
 
 def _ancestors(nodes: dict[str, Node], name: str) -> set[str]:

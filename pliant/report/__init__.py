@@ -3,6 +3,8 @@
 from pliant.report.collect import collect as collect
 from pliant.report.collect import write_report as write_report
 from pliant.report.contents import Contents as Contents
+from pliant.report.look import look_page as look_page
+from pliant.report.look import write_look as write_look
 from pliant.report.methods import Method as Method
 from pliant.report.methods import catalogue as catalogue
 from pliant.report.page import page as page

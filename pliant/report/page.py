@@ -17,12 +17,13 @@ def show(what: Quantity, value: float) -> str:
     return percent(value) if what.share else number(value)
 
 
-def _section(title: str, text: str, *body: str) -> str:
+def section(title: str, text: str, *body: str) -> str:
+    """A part of the page: its heading, a lead of ready HTML, and what follows."""
     lead = f'<p class="soft">{text}</p>' if text else ""
     return f"<section><h2>{escape(title)}</h2>{lead}{''.join(body)}</section>"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "", texts: int = 1) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "", texts: int = 1) -> str:
     """A table of ready HTML cells; the first of each row is its header, the first `texts` columns are text."""
 
     def cell(tag: str, index: int, content: str, scope: str) -> str:
@@ -112,7 +113,7 @@ def _front(contents: Contents) -> str:
     configs = [[escape(c.name), f"<code>{escape(c.config.to_json())}</code>"] for c in contents.front]
     full = "".join(f'<tr><th scope="row">{a}</th><td class="wrap">{b}</td></tr>' for a, b in configs)
     more = f'<details><summary>Full configurations</summary><div class="scroll"><table>{full}</table></div></details>'
-    return _section("Pareto front", text, chart, _table(head, rows, texts=2), more)
+    return section("Pareto front", text, chart, table(head, rows, texts=2), more)
 
 
 def _metric(contents: Contents, value: float) -> str:
@@ -158,12 +159,12 @@ def _losses(contents: Contents) -> str:
         "Test accuracy of each class, as percentage points against the whole network. Cells without colour are within "
         f"two standard errors of no change.{note}"
     )
-    table = (
+    heat = (
         '<div class="scroll"><table class="heat"><thead><tr><th scope="col" class="text">class</th>'
         f"{head}</tr></thead>"
         f"<tbody>{''.join(rows)}{base}</tbody></table></div>"
     )
-    return _section("What each sub-network loses", text, table)
+    return section("What each sub-network loses", text, heat)
 
 
 def _search(contents: Contents) -> str:
@@ -176,7 +177,7 @@ def _search(contents: Contents) -> str:
         "Hypervolume of the front found so far: the share of the box between the worst and the best value of each "
         "objective that the front dominates. Flat at the end means that more trials would find little."
     )
-    return _section("Search", text, _drawing(chart))
+    return section("Search", text, _drawing(chart))
 
 
 def _training(contents: Contents) -> str:
@@ -188,7 +189,7 @@ def _training(contents: Contents) -> str:
     valued = [(row["epoch"] + 1, row["val"]) for row in epochs if row.get("val") is not None]
     if len(valued) > 1:
         charts.append(_curve(valued, "epoch", f"validation {epochs[0]['metric']}", tone=3))
-    return _section("Training", _took(contents), *charts) if charts else ""
+    return section("Training", _took(contents), *charts) if charts else ""
 
 
 def _took(contents: Contents) -> str:
@@ -223,10 +224,10 @@ def _look(contents: Contents) -> str:
         ]
         for group in look.get("groups", [])
     ]
-    parts = [_table(["bends", "kind", "units", "of parameters", "of FLOPs"], groups, texts=2)] if groups else []
+    parts = [table(["bends", "kind", "units", "of parameters", "of FLOPs"], groups, texts=2)] if groups else []
     depth = [[f"<code>{escape(str(d['name']))}</code>", str(len_of(d["nodes"]))] for d in look.get("depth", [])]
     if depth:
-        parts.append(_table(["may be left out", "operators"], depth))
+        parts.append(table(["may be left out", "operators"], depth))
     rigid = [
         [
             f"<code>{escape(str(item['operator']))}</code>",
@@ -237,11 +238,11 @@ def _look(contents: Contents) -> str:
         for item in look.get("rigid", [])
     ]
     if rigid:
-        parts.append(_table(["stays rigid", "module", "source line", "why"], rigid, texts=4))
+        parts.append(table(["stays rigid", "module", "source line", "why"], rigid, texts=4))
     else:
         parts.append("<p>Nothing is rigid beyond the network's inputs and outputs.</p>")
     text = f"{percent(look['coverage'])} of the parameters lie in something that bends." if "coverage" in look else ""
-    return _section("What bends and what stays rigid", text, *parts)
+    return section("What bends and what stays rigid", text, *parts)
 
 
 def len_of(value: Any) -> int:
@@ -280,7 +281,7 @@ def _nearly_as_good(contents: Contents) -> tuple[str, str] | None:
 def page(contents: Contents) -> str:
     """The whole document. It names no other file and no address, and works without scripts too."""
     title = f"{contents.model} on {contents.data}"
-    conditions = _table(["", ""], [[escape(a), escape(b)] for a, b in contents.conditions], texts=2)
+    conditions = table(["", ""], [[escape(a), escape(b)] for a, b in contents.conditions], texts=2)
     body = [
         f"<h1>{escape(contents.model)} <span class='soft'>on {escape(contents.data)}</span></h1>",
         '<p class="soft">One training, many networks: what was found and what it costs.</p>',
@@ -290,12 +291,17 @@ def page(contents: Contents) -> str:
         _search(contents),
         _training(contents),
         _look(contents),
-        _section("Conditions", "How and where the figures above were measured.", conditions),
+        section("Conditions", "How and where the figures above were measured.", conditions),
     ]
+    return document(f"{title} · pliant report", body)
+
+
+def document(title: str, body: Sequence[str], *, style: str = "") -> str:
+    """Parts of ready HTML as a whole document, with more CSS where `style` is given."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)} · pliant report</title><style>{CHART_VARIABLES}{CHART}{PAGE}</style></head>"
+        f"<title>{escape(title)}</title><style>{CHART_VARIABLES}{CHART}{PAGE}{style}</style></head>"
         f'<body><main>{"".join(body)}<footer>Written by pliant.</footer></main><div id="tip" role="status"></div>'
         f"<script>{SCRIPT}</script></body></html>\n"
     )

@@ -231,7 +231,8 @@ class Shared(nn.Module):
         x = x + self.shared(x)
         gated = F.glu(self.normed(x), dim=-1)
         x = x + torch.einsum("bti,io->bto", gated, self.mix)
-        return x @ self.embedding.weight.t()
+        logits: Tensor = x @ self.embedding.weight.t()
+        return logits
 
 
 class ConvNeXtBlock(nn.Module):
@@ -249,7 +250,8 @@ class ConvNeXtBlock(nn.Module):
         """[N, C, H, W] -> the same."""
         out = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
         out = self.gamma * self.pwconv2(F.gelu(self.pwconv1(out)))
-        return x + out.permute(0, 3, 1, 2)
+        result: Tensor = x + out.permute(0, 3, 1, 2)
+        return result
 
 
 class ConvNeXt(nn.Module):

@@ -1,0 +1,287 @@
+"""Recipes: which sub-networks a step runs, and that an update reaches nothing else."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from pliant import nets
+from pliant.core import Config, seeded
+from pliant.elastic import Elastic, elastic
+from pliant.elastic.recipes import Nested, Plain, Sandwich
+from pliant.elastic.recipes._base import ElasticRecipe
+from pliant.learn import HasRecipe, Settings, train
+
+RECIPES = [Nested(), Nested(whole=1.0), Sandwich(), Sandwich(random=0)]
+
+
+def make(model: nn.Module, example: Tensor) -> Elastic:
+    return elastic(model, example, verbose=False)
+
+
+@pytest.fixture
+def mlp() -> Elastic:
+    torch.manual_seed(0)
+    return make(nets.mlp((6,), 3, hidden=(16, 12)), torch.randn(4, 6)).train()
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    generator = seeded(0, "batch")
+    return torch.randn(8, 6, generator=generator), torch.randint(3, (8,), generator=generator)
+
+
+# -- what is drawn -----------------------------------------------------------------------------------------------------
+
+
+def test_nested_draws_the_whole_network_as_often_as_it_says(mlp: Elastic) -> None:
+    generator, largest = seeded(0, "draws"), mlp.space.largest()
+    draws = [Nested(whole=0.4).draw(mlp, generator) for _ in range(2000)]
+    assert all(len(configs) == 1 for configs in draws)
+    share = sum(configs[0] == largest for configs in draws) / 2000
+    expected = 0.4 + 0.6 / mlp.space.size  # the uniform draw hits it as well
+    assert abs(share - expected) < 4 * (expected * (1 - expected) / 2000) ** 0.5
+    assert {configs[0] for configs in draws} == set(mlp.space.configs())
+
+
+def test_nested_at_its_ends(mlp: Elastic) -> None:
+    generator = seeded(0, "ends")
+    assert all(Nested(whole=1.0).draw(mlp, generator) == [mlp.space.largest()] for _ in range(50))
+    found = [Nested(whole=0.0).draw(mlp, generator)[0] for _ in range(640)]
+    assert sum(config == mlp.space.largest() for config in found) < 80  # one in 16 by chance
+
+
+def test_sandwich_draws_both_ends_and_random_ones(mlp: Elastic) -> None:
+    generator = seeded(0, "sandwich")
+    draws = [Sandwich(random=3).draw(mlp, generator) for _ in range(50)]
+    for configs in draws:
+        assert len(configs) == 5
+        assert configs[:2] == [mlp.space.largest(), mlp.space.smallest()]
+    assert len({config for configs in draws for config in configs[2:]}) > 10
+    assert Sandwich(random=0).draw(mlp, generator) == [mlp.space.largest(), mlp.space.smallest()]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=repr)
+def test_draws_repeat_under_a_generator(mlp: Elastic, recipe: ElasticRecipe) -> None:
+    draws = [[recipe.draw(mlp, generator) for _ in range(20)] for generator in (seeded(3, "a"), seeded(3, "a"))]
+    assert draws[0] == draws[1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda: Nested(whole=-0.1), r"whole must be in \[0, 1\], got -0.1"),
+        (lambda: Nested(whole=1.1), r"whole must be in \[0, 1\], got 1.1"),
+        (lambda: Nested(whole=float("nan")), r"whole must be in \[0, 1\], got nan"),
+        (lambda: Sandwich(random=-1), "random must not be negative, got -1"),
+        (lambda: Sandwich(distil=True), "distil=True is not built"),
+    ],
+)
+def test_wrong_arguments(wrong: Callable[[], object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        wrong()
+
+
+# -- a step ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=repr)
+def test_a_step_is_a_differentiable_scalar_and_leaves_the_active_config(
+    mlp: Elastic, batch: tuple[Tensor, Tensor], recipe: ElasticRecipe
+) -> None:
+    active = mlp.activate({"width:body.0": 8, "width:body.2": 6})
+    loss = recipe.step(mlp, batch, F.cross_entropy, generator=seeded(0, "step"))
+    assert loss.shape == ()
+    assert loss.requires_grad
+    assert mlp.active == active
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert all(parameter.grad is not None for parameter in mlp.parameters())
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=repr)
+def test_the_loss_is_the_mean_over_the_drawn_sub_networks(
+    mlp: Elastic, batch: tuple[Tensor, Tensor], recipe: ElasticRecipe
+) -> None:
+    drawn = recipe.draw(mlp, seeded(5, "mean"))
+    wanted = torch.stack([F.cross_entropy(mlp.extract(config)(batch[0]), batch[1]) for config in drawn]).mean()
+    found = recipe.step(mlp, batch, F.cross_entropy, generator=seeded(5, "mean"))
+    assert torch.allclose(found, wanted, atol=1e-6)
+
+
+def test_a_loss_that_raises_leaves_the_active_config(mlp: Elastic, batch: tuple[Tensor, Tensor]) -> None:
+    def fails(output: Tensor, targets: Tensor) -> Tensor:
+        raise ArithmeticError("no loss today")
+
+    with pytest.raises(ArithmeticError, match="no loss today"):
+        Sandwich().step(mlp, batch, fails)
+    assert mlp.active == mlp.space.largest()
+
+
+def test_without_a_generator_torch_s_own_is_used(mlp: Elastic, batch: tuple[Tensor, Tensor]) -> None:
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        losses.append([float(Nested().step(mlp, batch, F.cross_entropy).detach()) for _ in range(10)])
+    assert losses[0] == losses[1]
+    assert len(set(losses[0])) > 1
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=repr)
+def test_a_plain_module_is_refused(recipe: ElasticRecipe, batch: tuple[Tensor, Tensor]) -> None:
+    plain = nets.mlp((6,), 3, hidden=(8,))
+    for action in (
+        lambda: recipe.step(plain, batch, F.cross_entropy),
+        lambda: recipe.update(plain, torch.optim.SGD(plain.parameters(), lr=0.1)),
+        lambda: recipe.measured(plain, []),
+    ):
+        with pytest.raises(TypeError, match=r"elastic network, got MLP; make it one with pliant\.elastic"):
+            action()
+
+
+# -- an update ---------------------------------------------------------------------------------------------------------
+
+
+def _inside(net: Elastic, config: Config) -> dict[str, Tensor]:
+    """Where a sub-network has its entries, by writing its own tensors back into zeros."""
+    masks = {name: torch.zeros(tensor.shape, dtype=torch.bool) for name, tensor in net.state_dict().items()}
+    for outer, axes in net.sources(config).values():
+        mask = torch.ones_like(masks[outer])
+        for axis, runs in enumerate(axes):
+            line = torch.zeros(mask.shape[axis], dtype=torch.bool)
+            for begin, end in runs if runs is not None else ((0, len(line)),):
+                line[begin:end] = True
+            mask &= line.view([-1 if a == axis else 1 for a in range(mask.dim())])
+        masks[outer] = mask
+    return masks
+
+
+def _nets() -> dict[str, tuple[nn.Module, Tensor]]:
+    torch.manual_seed(0)
+    return {
+        "mlp": (nets.mlp((6,), 3, hidden=(16, 12)), torch.randn(4, 6)),
+        "resnet": (nets.resnet((3, 8, 8), 3, blocks=(1, 2), width=8), torch.randn(4, 3, 8, 8)),
+        "vit": (nets.vit((3, 8, 8), 3, patch=4, dim=16, depth=1, heads=4), torch.randn(4, 3, 8, 8)),
+        "lstm": (nets.lstm((7, 6), 3, hidden=12), torch.randn(4, 7, 6)),
+    }
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet", "vit", "lstm"])
+def test_ten_adamw_steps_on_a_small_sub_network_leave_the_rest_bit_identical(name: str) -> None:
+    model, x = _nets()[name]
+    net = make(model, x).train()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=0.3)
+    depth = [knob.name for knob in net.space if knob.kind == "depth"]
+    config = net.space.smallest().replace(dict.fromkeys(depth[1:], True))
+    before, inside = copy.deepcopy(net.state_dict()), _inside(net, config)
+    recipe = Nested()
+    for _ in range(10):
+        with net.using(config):
+            F.cross_entropy(net(x), torch.arange(4) % 3).backward()  # type: ignore[no-untyped-call]
+        recipe.update(net, optimizer)
+        optimizer.zero_grad()
+    for key, tensor in net.state_dict().items():
+        assert torch.equal(tensor[~inside[key]], before[key][~inside[key]]), key
+    weights = [key for key, parameter in net.named_parameters() if inside[key].any() and parameter.dim() > 1]
+    assert weights
+    assert all(not torch.equal(net.state_dict()[key], before[key]) for key in weights)
+    for key, parameter in net.named_parameters():
+        for kind in ("exp_avg", "exp_avg_sq"):
+            value = optimizer.state.get(parameter, {}).get(kind)
+            assert value is None or not value[~inside[key]].any(), (key, kind)
+            assert value is None or value.shape == parameter.shape
+    assert net.touched() == {}
+
+
+def test_spans_that_were_trained_before_do_not_decay_while_skipped() -> None:
+    model, x = _nets()["resnet"]
+    net = make(model, x).train()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=0.3)
+    recipe = Nested(whole=1.0)
+    for config in (net.space.largest(), net.space.largest().replace({"depth:stages.1.1": False})):
+        before = net.get_parameter("stages.1.1.conv1.weight").detach().clone()
+        optimizer.zero_grad(set_to_none=False)
+        with net.using(config):
+            F.cross_entropy(net(x), torch.arange(4) % 3).backward()  # type: ignore[no-untyped-call]
+        recipe.update(net, optimizer)
+        moved = not torch.equal(net.get_parameter("stages.1.1.conv1.weight"), before)
+        assert moved == config["depth:stages.1.1"]
+
+
+def test_gradients_of_several_steps_are_moved_together(mlp: Elastic, batch: tuple[Tensor, Tensor]) -> None:
+    optimizer = torch.optim.AdamW(mlp.parameters(), lr=1e-2, weight_decay=0.3)
+    before = copy.deepcopy(mlp.state_dict())
+    for config in ({"width:body.0": 4, "width:body.2": 9}, {"width:body.0": 8, "width:body.2": 6}):
+        with mlp.using(config):
+            F.cross_entropy(mlp(batch[0]), batch[1]).backward()  # type: ignore[no-untyped-call]
+    Nested().update(mlp, optimizer)
+    changed = (mlp.state_dict()["body.2.weight"] != before["body.2.weight"]).any(0)
+    assert changed[:8].any()
+    assert not changed[8:].any()
+    assert not (mlp.state_dict()["body.2.weight"][9:] != before["body.2.weight"][9:]).any()
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x, y = load_digits(return_X_y=True)
+    order = torch.randperm(len(x), generator=seeded(0, "digits"))
+    inputs, targets = torch.tensor(x, dtype=torch.float32)[order] / 16, torch.tensor(y)[order]
+    return inputs[:1400], targets[:1400], inputs[1400:], targets[1400:]
+
+
+def _accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
+    with torch.no_grad():
+        return float((net.eval()(x).argmax(1) == y).float().mean())
+
+
+@pytest.mark.parametrize("recipe", [Nested(), Sandwich(random=1)], ids=repr)
+def test_a_loop_of_ones_own_trains_the_whole_family(recipe: ElasticRecipe) -> None:
+    x, y, test_x, test_y = _digits()
+    torch.manual_seed(0)
+    net = make(nets.mlp((64,), 10, hidden=(64, 64)), x[:4]).train()
+    optimizer, generator = torch.optim.AdamW(net.parameters(), lr=5e-3), seeded(0, "loop")
+    for _ in range(12):
+        for rows in torch.split(torch.randperm(len(x), generator=generator), 64):
+            loss = recipe.step(net, (x[rows], y[rows]), F.cross_entropy, generator=generator)
+            loss.backward()  # type: ignore[no-untyped-call]
+            recipe.update(net, optimizer)
+            optimizer.zero_grad()
+    half = net.extract(net.space.uniform(0.5))
+    assert half.get_parameter("body.2.weight").shape == (32, 32)
+    assert _accuracy(half, test_x, test_y) > 0.85
+    assert _accuracy(net.extract({}), test_x, test_y) > 0.90
+
+
+def test_train_takes_the_network_s_own_recipe() -> None:
+    x, y, test_x, test_y = _digits()
+    torch.manual_seed(0)
+    net = make(nets.mlp((64,), 10, hidden=(64, 64)), x[:4])
+    assert isinstance(net, HasRecipe)
+    assert net.default_recipe() == Nested()
+    train(net, (x, y), epochs=8, settings=Settings(lr=5e-3, batch_size=64, progress=False))
+    assert _accuracy(net.extract(net.space.uniform(0.5)), test_x, test_y) > 0.85
+    assert _accuracy(net.extract({}), test_x, test_y) > 0.90
+
+
+def test_what_is_measured_is_the_widest_with_its_own_statistics() -> None:
+    model, x = _nets()["resnet"]
+    net = make(model, x).train()
+    before = copy.deepcopy(net.state_dict())
+    measured = Nested().measured(net, [x])
+    assert not isinstance(measured, Elastic)
+    mean = F.conv2d(x, net.get_parameter("conv1.weight"), padding=1).mean((0, 2, 3))
+    assert torch.allclose(measured.state_dict()["bn1.running_mean"], mean, atol=1e-6)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in net.state_dict().items())
+
+
+def test_recipes_compare_and_tell_their_settings() -> None:
+    assert Nested() == Nested(whole=0.25) != Nested(whole=0.5)
+    assert repr(Sandwich(random=1)) == "Sandwich(random=1, distil=False)"
+    assert Plain() == Plain()
+    with pytest.raises(AttributeError):
+        Nested().whole = 0.5  # type: ignore[misc]
