@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pliant.core import Config, PliantError, Space, call, tensors_of
 from pliant.elastic.extract import attach, calibrate, extract_module, forgive
-from pliant.elastic.knobs import Choices, make_space
+from pliant.elastic.knobs import Choices, knob_of, make_space
 from pliant.elastic.order import PermutationCheck, magnitude, permuted
 from pliant.elastic.report import Report, make_report
 from pliant.elastic.runner import Runner
@@ -60,7 +60,8 @@ class Elastic(nn.Module):
             attach(self, state, tensor)
         self._runner = Runner(graph)
         self._bind()
-        self._knob_of_group = {i: g.name for i, g in enumerate(graph.groups)}
+        self._knobs = [knob_of(space, group.name) for group in graph.groups]
+        self._depths = [knob_of(space, name) for name in graph.span_names]
         self._cuts = self._make_cuts()
         n = len(graph.groups)
         pairs = [patch.affine(n) for patch in graph.patches]
@@ -125,8 +126,8 @@ class Elastic(nn.Module):
             self.activate(before)
 
     def _resolve(self, config: Config) -> tuple[IntArray, tuple[bool, ...]]:
-        counts = np.array([int(config.get(g.name, g.units)) for g in self.graph.groups], dtype=np.int64)
-        return counts, tuple(bool(config.get(name, True)) for name in self.graph.span_names)
+        kept = [int(config.get(knob, g.units)) for knob, g in zip(self._knobs, self.graph.groups, strict=True)]
+        return np.array(kept, dtype=np.int64), tuple(bool(config.get(knob, True)) for knob in self._depths)
 
     def _values(self, counts: IntArray) -> list[int]:
         return (
@@ -376,25 +377,29 @@ class Elastic(nn.Module):
 _calibrate = calibrate
 
 
-def elastic(model: nn.Module, example: Any, *, min_size: int = 4, choices: Choices | None = None, check: bool = True,
-            verbose: bool | None = None) -> Elastic:  # fmt: skip
+def elastic(model: nn.Module, example: Any, *, min_size: int = 4, choices: Choices | None = None, round_to: int = 8,
+            tie: Sequence[str] = (), check: bool = True, verbose: bool | None = None) -> Elastic:  # fmt: skip
     """Make a network elastic: a copy in which channels, heads, neurons and blocks can be left out.
 
     Args:
         model: any `nn.Module`; it is not changed.
         example: an input: a tensor, a tuple (positional) or a dict (keyword); axis 0 is the batch.
         min_size: the smallest number of units that a width keeps.
-        choices: by knob-name pattern (`width:*`) the counts (int) or shares (float) to choose from; see `make_space`.
+        choices: by knob-name pattern (`width:*`, `depth:blocks.3.*`) the counts (int) or shares (float) to choose from,
+            or booleans for depth; patterns that come later win, and one choice freezes.
+        round_to: shares are rounded to multiples of this where a width has more than four times as many units.
+        tie: patterns such as `width:stages.1.*`: all widths (or depths) that fit one are one knob.
         check: whether to reorder all units in double precision and compare (a group that fails is made rigid).
         verbose: whether to print the report; by default only where Python is interactive.
 
     Raises:
         PliantError: the model cannot be traced; the message names the line.
-        ValueError: `min_size` is not positive, or `choices` do not fit.
+        ValueError: `min_size` or `round_to` is not positive, or `choices` or `tie` do not fit.
         TypeError: `model` is no module.
     """
-    if min_size < 1:
-        raise ValueError(f"min_size must be at least 1, got {min_size}")
+    for what, value in (("min_size", min_size), ("round_to", round_to)):
+        if value < 1:
+            raise ValueError(f"{what} must be at least 1, got {value}")
     if isinstance(model, Elastic):
         raise TypeError("this network is elastic already")
     if not isinstance(model, nn.Module):
@@ -402,7 +407,7 @@ def elastic(model: nn.Module, example: Any, *, min_size: int = 4, choices: Choic
     graph = trace(_copy(model), _ordered(model, example))
     dropped = PermutationCheck(graph).unsound() if check else []
     groups = [i for i in range(len(graph.groups)) if i not in dropped]
-    space = make_space(graph, groups, min_size=min_size, choices=choices)
+    space = make_space(graph, groups, min_size=min_size, choices=choices, round_to=round_to, tie=tie)
     stored, used = set(model.state_dict()), set(graph.states)
     net = Elastic(graph, space, type(model).__name__, dropped, others=sorted(stored - used), own=sorted(used - stored))
     net.train(model.training)

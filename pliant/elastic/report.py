@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pliant.core import Space
+from pliant.elastic.knobs import knob_of
 from pliant.graph.analyse import Rigid
 from pliant.graph.graph import Cost, Graph
 
@@ -109,7 +110,7 @@ def make_report(graph: Graph, space: Space, network: str, dropped: Sequence[int]
             touched += graph.states[name].numel() * (1 - float(free))
         share = sum(_product(c, axes) for _, c, axes in graph.analysis.macs if any((a.group == i).any() for a in axes))
         where = tuple(f"{name}[{axis}]" for name, axis in group.where)
-        choices = tuple(int(c) for c in knobs.get(group.name, ()))
+        choices = tuple(int(c) for c in knobs.get(knob_of(space, group.name), ()))
         rows.append(GroupRow(group.name, group.kind, group.units, choices, touched / total, share / flops, where))
     nodes = {node.name: node for node in graph.program}
     depth = []
@@ -118,8 +119,8 @@ def make_report(graph: Graph, space: Space, network: str, dropped: Sequence[int]
         depth.append((name, len(span.nodes), sum(graph.states[n].numel() for n in own)))
     everything = (True,) * len(graph.spans)
     smallest = space.smallest()
-    least = graph.counts({i: int(smallest.get(g.name, g.units)) for i, g in enumerate(graph.groups)})
-    spans = tuple(bool(smallest.get(name, True)) for name in graph.span_names)
+    least = graph.counts({i: int(smallest.get(knob_of(space, g.name), g.units)) for i, g in enumerate(graph.groups)})
+    spans = tuple(bool(smallest.get(knob_of(space, name), True)) for name in graph.span_names)
     whole = graph.cost(graph.counts({}), everything)
     told = tuple(graph.rigid), tuple(graph.notes), graph.coverage(), space.size
     return Report(network, tuple(rows), tuple(depth), *told, whole, graph.cost(least, spans))

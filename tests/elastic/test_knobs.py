@@ -8,6 +8,7 @@ from torch import nn
 
 from pliant import nets
 from pliant.core import Space
+from pliant.elastic import elastic
 from pliant.elastic.knobs import make_space
 from pliant.graph.graph import Graph, trace
 
@@ -130,3 +131,33 @@ def test_wrong_choices_are_named_in_one_line(mlp: Graph, rules: dict[str, list[A
 def test_depth_must_include_true(vit: Graph) -> None:
     with pytest.raises(ValueError, match=r"depth:blocks\.0\.attn must include True"):
         space(vit, choices={"depth:*": [False]})
+
+
+def test_tied_widths_are_one_knob_and_change_together() -> None:
+    model = nets.resnet((1, 8, 8), 5, blocks=(3, 1), width=8)
+    net = elastic(model, torch.randn(2, 1, 8, 8), tie=("width:stages.0.*", "depth:stages.0.*"))
+    names = [knob.name for knob in net.space]
+    assert "width:stages.0.*" in names
+    assert "depth:stages.0.*" in names
+    assert not any(name.startswith("width:stages.0.1") for name in names)
+    small = net.extract({"width:stages.0.*": 4})
+    shapes = {name: tuple(tensor.shape) for name, tensor in small.state_dict().items()}
+    assert all(shapes[f"stages.0.{i}.conv1.weight"][0] == 4 for i in range(3))
+    assert not any(name.startswith("stages.0") for name in net.extract({"depth:stages.0.*": False}).state_dict())
+    assert net.cost({"width:stages.0.*": 4}).parameters == sum(p.numel() for p in small.parameters())
+    row = next(row for row in net.report().groups if row.name == "width:stages.0.1.conv1")
+    assert row.choices == (4, 6, 8)
+
+
+def test_ties_that_fit_nothing_or_differ_in_size_are_refused(mlp: Graph) -> None:
+    with pytest.raises(ValueError, match=r"tie: 'width:nothing\.\*' fits no knob"):
+        space(mlp, tie=("width:nothing.*",))
+    with pytest.raises(ValueError, match=r"tie: 'width:body\.\*' fits knobs of different sizes"):
+        space(mlp, tie=("width:body.*",))
+
+
+def test_shares_are_rounded_to_the_multiple_asked_for(mlp: Graph) -> None:
+    assert choices(mlp, "width:body.4", round_to=1) == (25, 50, 75, 100)
+    assert choices(mlp, "width:body.12", round_to=64) == (128, 192, 320, 400)
+    with pytest.raises(ValueError, match="round_to must be at least 1, got 0"):
+        elastic(nets.mlp((6,), 3), torch.randn(2, 6), round_to=0)
