@@ -297,10 +297,13 @@ def gated(call: Call) -> Result:
     half = source.shape[dim] // 2
     parts = []
     for begin in (0, half):
-        cut = [
-            Field(compact(f.labels.narrow(dim, begin, half)) if dim in f.axes else f.labels, f.soft)
-            for f in source.fields
-        ]
+        cut = []
+        for f in source.fields:
+            small = compact(f.labels.narrow(dim, begin, half)) if dim in f.axes else f.labels
+            if small.numel() == 1:
+                call.labels.fix([small])  # a half of one channel: its value cannot change places with its gate
+            else:
+                cut.append(Field(small, f.soft))
         parts.append((call.labels.tidy(cut), call.out.shape))
     return merge(call, parts, dims)
 

@@ -42,12 +42,10 @@ def _holds(kind: str, plan: Plan) -> None:
             small.train(training)
             with net.using(config), torch.no_grad():
                 torch.testing.assert_close(net(x), small(x), rtol=1e-5, atol=1e-6)
-    # whatever lies between the input and the head can bend, unless something was reported
-    assert net.space.size > 1 or net.graph.rigid or kind == "tokens"
 
 
 FAST = settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-LONG = settings(FAST, max_examples=250, derandomize=False)
+LONG = settings(FAST, max_examples=150, derandomize=False)
 
 
 @FAST

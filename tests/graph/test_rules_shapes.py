@@ -56,6 +56,9 @@ ROWS = [
     # parts that are multiplied and added are one width
     Row("chunk-gates", _gates, X, [(W, 8)], lambda: _pair(24, 8)),
     Row("glu", lambda s, x: s.c(F.glu(s.a(x))), X, [(W, 6)], lambda: _pair(12, 6)),
+    # one value and one gate: they are no two units of a kind
+    Row("glu-single", lambda s, x: s.c(F.glu(s.a(x))), X, [], lambda: _pair(2, 1)),
+    Row("chunk-single", lambda s, x: s.c(torch.mul(*s.a(x).chunk(2, 1))), X, [], lambda: _pair(2, 1)),
     # 12 entries: the first 8 in both slices' complement, entry 8 in both, the last 3 in the second alone
     Row("slices-negative", lambda s, x: s.c(s.a(x)[:, :-3]) + s.d(s.a(x)[:, -4:]), X, [(W, 8), (W, 3)],
         lambda: {**_pair(12, 9), "d": linear(4, 3)}),
