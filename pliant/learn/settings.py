@@ -35,7 +35,7 @@ class Settings:
             norms.
         schedule: "cosine", "linear" or "constant", after the warm-up.
         warmup: share of the steps in which the rate rises, in [0, 1).
-        batch_size: samples per forward pass. None: 128, halved (down to 8) while an epoch would have fewer than 16 steps.
+        batch_size: samples per forward pass. None: 128, halved (down to 8) while an epoch has fewer than 16 steps.
             A last batch of one sample is left out: BatchNorm cannot train on it.
         loss: None for that of the data's task, a name (`cross_entropy`, `mse`, `next_token`), or a function of output
             and targets.

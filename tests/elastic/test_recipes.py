@@ -40,19 +40,28 @@ def batch() -> tuple[Tensor, Tensor]:
 
 def test_nested_draws_the_whole_network_as_often_as_it_says(mlp: Elastic) -> None:
     generator, largest = seeded(0, "draws"), mlp.space.largest()
-    draws = [Nested(whole=0.4).draw(mlp, generator) for _ in range(2000)]
+    draws = [Nested(whole=0.4, spread=0.0).draw(mlp, generator) for _ in range(2000)]
     assert all(len(configs) == 1 for configs in draws)
     share = sum(configs[0] == largest for configs in draws) / 2000
-    expected = 0.4 + 0.6 / mlp.space.size  # the uniform draw hits it as well
+    expected = 0.4 + 0.6 / 4  # a drawn size in the upper quarter is the whole network as well
     assert abs(share - expected) < 4 * (expected * (1 - expected) / 2000) ** 0.5
-    assert {configs[0] for configs in draws} == set(mlp.space.configs())
 
 
-def test_nested_at_its_ends(mlp: Elastic) -> None:
+def test_nested_reaches_every_subnetwork_and_the_small_ones_often(mlp: Elastic) -> None:
     generator = seeded(0, "ends")
     assert all(Nested(whole=1.0).draw(mlp, generator) == [mlp.space.largest()] for _ in range(50))
-    found = [Nested(whole=0.0).draw(mlp, generator)[0] for _ in range(640)]
-    assert sum(config == mlp.space.largest() for config in found) < 80  # one in 16 by chance
+    found = [Nested(whole=0.0).draw(mlp, generator)[0] for _ in range(2000)]
+    assert set(found) == set(mlp.space.configs())
+    assert sum(config == mlp.space.smallest() for config in found) > 2 * 2000 / mlp.space.size
+
+
+def test_without_spread_the_knobs_of_a_kind_are_alike(mlp: Elastic) -> None:
+    generator = seeded(0, "alike")
+    found = [Nested(whole=0.0, spread=0.0).draw(mlp, generator)[0] for _ in range(400)]
+    places = [{knob.choices.index(config[knob.name]) for knob in mlp.space} for config in found]
+    assert all(len(each) == 1 for each in places)
+    counts = [sum(each == {place} for each in places) for place in range(4)]
+    assert min(counts) > 70  # a quarter each
 
 
 def test_sandwich_draws_both_ends_and_random_ones(mlp: Elastic) -> None:
@@ -77,6 +86,7 @@ def test_draws_repeat_under_a_generator(mlp: Elastic, recipe: ElasticRecipe) -> 
         (lambda: Nested(whole=-0.1), r"whole must be in \[0, 1\], got -0.1"),
         (lambda: Nested(whole=1.1), r"whole must be in \[0, 1\], got 1.1"),
         (lambda: Nested(whole=float("nan")), r"whole must be in \[0, 1\], got nan"),
+        (lambda: Nested(spread=-0.5), "spread must not be negative, got -0.5"),
         (lambda: Sandwich(random=-1), "random must not be negative, got -1"),
         (lambda: Sandwich(distil=True), "distil=True is not built"),
     ],
