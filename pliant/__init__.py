@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pliant.compress import prune as prune
     from pliant.core import Config as Config
     from pliant.core import PliantError as PliantError
+    from pliant.core import Selection as Selection
     from pliant.core import Space as Space
     from pliant.deploy import compile as compile
     from pliant.elastic import Elastic as Elastic
@@ -35,6 +36,7 @@ _WHERE = {
     "Elastic": "pliant.elastic:Elastic",
     "Front": "pliant.search:Front",
     "PliantError": "pliant.core:PliantError",
+    "Selection": "pliant.core:Selection",
     "Settings": "pliant.learn:Settings",
     "Space": "pliant.core:Space",
     "compile": "pliant.deploy:compile",
@@ -68,8 +70,7 @@ class _Map(ModuleType):
         if name not in _WHERE:
             raise AttributeError(f"module 'pliant' has no attribute {name!r}; it has {', '.join(sorted(_WHERE))}")
         module, _, attribute = _WHERE[name].partition(":")
-        found = import_module(module)
-        return getattr(found, attribute) if attribute else found
+        return getattr(import_module(module), attribute) if attribute else import_module(module)
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *_WHERE})

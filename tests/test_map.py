@@ -14,7 +14,7 @@ import pliant_runtime
 
 ROOT = Path(__file__).parents[1]
 FUNCTIONS = ["compile", "elastic", "evaluate", "hardware", "prune", "search", "trace", "train"]
-CLASSES = ["Config", "Elastic", "Front", "PliantError", "Settings", "Space"]
+CLASSES = ["Config", "Elastic", "Front", "PliantError", "Selection", "Settings", "Space"]
 MODULES = ["data", "nets", "recipes", "runtime"]
 
 

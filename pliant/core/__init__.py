@@ -18,5 +18,6 @@ from pliant.core.files import write_atomic as write_atomic
 from pliant.core.files import write_json as write_json
 from pliant.core.names import resolve as resolve
 from pliant.core.seeds import seeded as seeded
+from pliant.core.selection import Selection as Selection
 from pliant.core.space import Knob as Knob
 from pliant.core.space import Space as Space

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pliant.core import Config, PliantError, Space, call, tensors_of
+from pliant.core import Config, PliantError, Selection, Space, call, tensors_of
 from pliant.elastic.extract import attach, calibrate, extract_module, forgive
 from pliant.elastic.knobs import Choices, knob_of, make_space
-from pliant.elastic.order import PermutationCheck, magnitude, permuted
+from pliant.elastic.order import PermutationCheck, Permutations, magnitude, permuted
 from pliant.elastic.report import Report, make_report
 from pliant.elastic.runner import Runner
 from pliant.elastic.slicing import AxisCuts, Ranges, Slice, is_view, put, take
@@ -217,25 +217,49 @@ class Elastic(nn.Module):
         """A sub-network as a plain, really smaller module with the original parameter names.
 
         Args:
-            config: what to keep, or anything with a `.config` (a point of a front); missing knobs are whole.
+            config: what to keep: a config, anything with a `.config` (a point of a front), or a `Selection` of freely
+                chosen units; what is missing is whole.
             calibrate: batches of training inputs, from which BatchNorm statistics are estimated anew.
             into: a narrower module of your own class: it is filled, compared on the example, and returned.
 
         Raises:
+            ValueError: an unknown knob, a value it does not take, or a unit it does not have.
             PliantError: `into` has other parameters, or computes something else.
         """
-        config = self.space.validate(getattr(config, "config", config))
-        counts, spans = self._resolve(config)
-        states = self._sliced(counts, spans)
+        orders: dict[int, IntArray] = {}
+        if isinstance(config, Selection):
+            counts, spans, orders = self._selected(config)
+        else:
+            counts, spans = self._resolve(self.space.validate(getattr(config, "config", config)))
+        states = self._sliced(counts, spans, orders)
         module = extract_module(self.graph, states, self._values(counts), spans, self.name)
         module.train(self.training)
         if calibrate is not None:
             _calibrate(module, calibrate)
         return module if into is None else self._fill(into, module)
 
-    def _sliced(self, counts: IntArray, spans: tuple[bool, ...]) -> dict[str, Tensor]:
-        """Copies of what a sub-network uses; tied names share one tensor."""
+    def _selected(self, selection: Selection) -> tuple[IntArray, tuple[bool, ...], dict[int, IntArray]]:
+        """Kept counts and spans of a selection, and the orders that bring its units to the front."""
+        index = {group.name: i for i, group in enumerate(self.graph.groups) if i not in self.dropped}
+        kept, spans, orders = {}, dict.fromkeys(self.graph.span_names, True), {}
+        for name, value in selection.items():
+            if isinstance(value, bool) and name in spans:
+                spans[name] = value
+            elif isinstance(value, bool) or name not in index:
+                raise ValueError(f"no {'depth' if isinstance(value, bool) else 'width'} {name!r} in {self.name}")
+            else:
+                units = self.graph.groups[index[name]].units
+                if value[-1] >= units:
+                    raise ValueError(f"{name} has the units 0 to {units - 1}, got {value[-1]}")
+                kept[index[name]] = len(value)
+                orders[index[name]] = np.array([*value, *(u for u in range(units) if u not in set(value))])
+        return self.graph.counts(kept), tuple(spans.values()), orders
+
+    def _sliced(self, counts: IntArray, spans: tuple[bool, ...], orders: Permutations) -> dict[str, Tensor]:
+        """Copies of what a sub-network uses once its units are in their orders; tied names share one tensor."""
         current = self._current()
+        with torch.no_grad():
+            moved = permuted(self.graph, current, orders) if orders else current
         tied = aliases(self.graph)
         found: dict[str, Tensor] = {}
         for name in self.graph.used_states(spans):
@@ -244,7 +268,7 @@ class Elastic(nn.Module):
                 found[name] = found[first]
                 continue
             whole = current[name]
-            part = take(whole.detach(), self._cut(name, counts)).clone().contiguous()
+            part = take(moved[name].detach(), self._cut(name, counts)).clone().contiguous()
             found[name] = nn.Parameter(part, whole.requires_grad) if isinstance(whole, nn.Parameter) else part
             found.setdefault(first, found[name])
         return {name: found[name] for name in self.graph.used_states(spans)}
