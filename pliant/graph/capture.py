@@ -141,7 +141,7 @@ def _export(model: nn.Module, example: Any) -> Program:
 def _refusal(error: Exception) -> PliantError:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_TORCH)]
     frames = [frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<")]
-    where = f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else None
+    where = f"{frames[-1].filename}:{frames[-1].lineno} `{frames[-1].line}`" if frames else None
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if "data-dependent" in text or "DataDependent" in type(error).__name__:
         return PliantError(

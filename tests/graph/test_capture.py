@@ -334,13 +334,13 @@ def test_a_decision_by_value_names_file_line_and_code() -> None:
         trace(Tiny(_deciding, {"a": linear(6, 3), "c": linear(6, 3)}), X)
     assert "\n" not in str(caught.value)
     assert str(caught.value) == (
-        f"{Path(__file__)}:{number}: if x.sum() > 0:: this line decides by the values of a tensor, so the network is "
+        f"{Path(__file__)}:{number} `if x.sum() > 0:`: this line decides by the values of a tensor, so the network is "
         "not one graph. trace the part without the decision, or write it with torch.where"
     )
 
 
 def test_a_failing_forward_is_told_without_noise(caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
-    with caplog.at_level(logging.ERROR), pytest.raises(PliantError, match=r"test_capture.py:\d+: .*cannot trace"):
+    with caplog.at_level(logging.ERROR), pytest.raises(PliantError, match=r"test_capture.py:\d+ `.*`: .*cannot trace"):
         trace(Tiny(lambda s, x: s.a(x), {"a": linear(5, 3)}), X)
     assert caplog.records == []
     assert capfd.readouterr() == ("", "")

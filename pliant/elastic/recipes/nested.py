@@ -44,7 +44,10 @@ class Nested(ElasticRecipe):
         rows=("010",),
         needs=("data", "labels"),
         laws=("slices_only", "deterministic"),
-        deviations=("A share of the steps always runs the widest network.",),
+        deviations=(
+            "A share of the steps always runs the widest network.",
+            "A size is drawn first for each kind of knob, then every knob near it.",
+        ),
     )
 
     def __post_init__(self) -> None:
