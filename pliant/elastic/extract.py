@@ -1,6 +1,6 @@
 """Extraction: a sub-network as a plain, really smaller module."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,12 +9,22 @@ from torch import Tensor, fx, nn
 
 from pliant.core import PliantError, as_call, make_output
 from pliant.graph.graph import Graph
-from pliant.graph.ir import TRAINING, Named, Node, Ref, argument, resolve_target, substitute
+from pliant.graph.ir import TRAINING, Named, Node, Ref, argument, may_alias, resolve_target, substitute
 from pliant.graph.patches import Patch
 
 _METHODS = {"aten.view": "reshape", "aten.reshape": "reshape", "aten._unsafe_view": "reshape", "aten.expand": "expand",
             "aten.repeat": "repeat", "aten.sym_size": "size"}  # fmt: skip
 """Operators written as tensor methods, so that tracers see sizes that depend on the batch."""
+_PUBLIC: dict[str, Callable[..., Any]] = {
+    "aten.conv1d.default": torch.conv1d, "aten.conv2d.default": torch.conv2d, "aten.conv3d.default": torch.conv3d,
+    "aten.linear.default": F.linear, "aten.batch_norm.default": torch.batch_norm, "aten.relu.default": torch.relu,
+    "aten.layer_norm.default": torch.layer_norm, "aten.gelu.default": F.gelu, "aten.dropout.default": torch.dropout,
+    "aten.add.Tensor": torch.add, "aten.mul.Tensor": torch.mul, "aten.embedding.default": torch.embedding,
+    "aten.matmul.default": torch.matmul, "aten.addmm.default": torch.addmm, "aten.tanh.default": torch.tanh,
+    "aten.transpose.int": torch.transpose, "aten.permute.default": torch.permute,
+    "aten.scaled_dot_product_attention.default": F.scaled_dot_product_attention,
+}  # fmt: skip
+"""Operators with a public function of the same signature, which torch calls with less ado than the overload."""
 
 
 def extract_module(
@@ -71,18 +81,19 @@ class _Builder:
         self.patches: dict[str, list[tuple[int, Patch]]] = {}
         for i, patch in enumerate(graph.patches):
             self.patches.setdefault(patch.node, []).append((i, patch))
+        self.shortcut = {span.merge: span.shortcut for i, span in enumerate(graph.spans) if i in self.skipped}
+        self.nodes = {node.name: node for node in graph.program}
         self.graph = fx.Graph()
         self.env: dict[str, Any] = {}
 
     def build(self, used: set[str]) -> fx.Graph:
-        shortcut = {span.merge: span.shortcut for i, span in enumerate(self.source.spans) if i in self.skipped}
         for node in self.source.program:
             if node.kind == "input":
                 self.env[node.name] = self.graph.placeholder(node.target)
             elif self.skipped & self.source.guards.get(node.name, frozenset()):
                 continue
-            elif node.name in shortcut:
-                self.env[node.name] = self.env[shortcut[node.name]]
+            elif node.name in self.shortcut:
+                self.env[node.name] = self.env[self.shortcut[node.name]]
             elif node.kind == "state":
                 if node.target in used:
                     self.env[node.name] = self.graph.get_attr(node.target)
@@ -121,7 +132,27 @@ class _Builder:
         method = _METHODS.get(node.packet)
         if method is not None and not kwargs:
             return self.graph.call_method(method, tuple(args))
-        return self.graph.call_function(resolve_target(node.target), tuple(args), kwargs)
+        if node.in_place and self._still_its_own(node.args[0]):
+            written = node.packet.removeprefix("aten.") + "_"
+            if hasattr(Tensor, written):
+                return self.graph.call_method(written, tuple(args), kwargs)
+            overload = f"aten.{written}.{node.target.rpartition('.')[2]}"
+            return self.graph.call_function(resolve_target(overload), tuple(args), kwargs)
+        return self.graph.call_function(_PUBLIC.get(node.target) or resolve_target(node.target), tuple(args), kwargs)
+
+    def _still_its_own(self, ref: Any) -> bool:
+        """Whether a value is the one the network wrote over: no skipped span stands between it and where it was made.
+
+        A skipped span hands its shortcut on, which others may still read.
+        """
+        nodes = self.nodes
+        while isinstance(ref, Ref) and nodes[ref.name].kind == "call":
+            if ref.name in self.shortcut:
+                return False
+            if not may_alias(nodes[ref.name].target):
+                return True
+            ref = nodes[ref.name].args[0]
+        return False
 
 
 class _Statistics(fx.Interpreter):
@@ -135,7 +166,7 @@ class _Statistics(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """Batch normalisation by the batch's own statistics, which are recorded; all else as written."""
-        if n.target is not torch.ops.aten.batch_norm.default:
+        if n.target is not torch.batch_norm:
             return super().run_node(n)
         args, _ = self.fetch_args_kwargs_from_env(n)
         x, weight, bias, _, _, _, _, eps, *_ = args
@@ -158,7 +189,7 @@ def calibrate(module: fx.GraphModule, batches: Iterable[Any]) -> None:
     Raises:
         PliantError: there are no batches.
     """
-    names = [node.target for node in module.graph.nodes if node.target is torch.ops.aten.batch_norm.default]
+    names = [node.target for node in module.graph.nodes if node.target is torch.batch_norm]
     if not names:
         return
     statistics = _Statistics(module)

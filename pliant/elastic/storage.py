@@ -31,7 +31,8 @@ def save_elastic(net: "Elastic", path: str | Path) -> None:
         "active": dict(net.active), "training": net.training, "output": encode(graph.program.output),
         "untrained": sorted(name for name in graph.parameters if not net._current()[name].requires_grad),
         "nodes": [
-            [n.name, n.kind, n.target, encode(n.args), encode(n.kwargs), n.module, n.line] for n in graph.program
+            [n.name, n.kind, n.target, encode(n.args), encode(n.kwargs), n.module, n.line, n.in_place]
+            for n in graph.program
         ],
     }  # fmt: skip
     with atomic_folder(path, replace=True) as folder:
@@ -72,7 +73,7 @@ def load_elastic(path: str | Path) -> "Elastic":
 
 def _graph(data: dict[str, Any], tensors: dict[str, Tensor]) -> Graph:
     program = Program(
-        [Node(n, k, t, decode(a), decode(kw), m, line) for n, k, t, a, kw, m, line in data["nodes"]],
+        [Node(n, k, t, decode(a), decode(kw), m, line, bool(i)) for n, k, t, a, kw, m, line, i in data["nodes"]],
         decode(data["output"]),
     )
     verify(program)

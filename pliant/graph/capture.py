@@ -257,7 +257,7 @@ class _Converter:
             root = by_name[root.args[0].name]
         if root.kind == "state" or not _exists(functional) or _seen_elsewhere(fx, written, env):
             return Ref(node.name)
-        node.target = functional
+        node.target, node.in_place = functional, True
         for key, value in list(env.items()):
             if value == written:
                 env[key] = Ref(node.name)
@@ -468,4 +468,4 @@ def _live_flags(program: Program) -> Program:
 def substitute_node(node: Node) -> Node:
     """A copy of a node that shares nothing mutable."""
     args, kwargs = substitute((node.args, node.kwargs), lambda ref: ref)
-    return Node(node.name, node.kind, node.target, args, kwargs, node.module, node.line)
+    return Node(node.name, node.kind, node.target, args, kwargs, node.module, node.line, node.in_place)

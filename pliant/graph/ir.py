@@ -39,7 +39,8 @@ class Node:
         args, kwargs: operands; every `Ref` in them names an earlier node.
         module: path of the module that made the call.
         line: the user's source as "file:line: code".
-        graph: which call of a shared module this is does not matter; nodes are told apart by name.
+        in_place: whether the network wrote the result over its first operand. Here the call is functional all the
+            same; whoever emits it may do as the network did where the operand is still the network's own.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Node:
     kwargs: dict[str, Any] = field(default_factory=dict)
     module: str = ""
     line: str = ""
+    in_place: bool = False
 
     @property
     def packet(self) -> str:
