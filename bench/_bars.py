@@ -1,0 +1,77 @@
+"""The bars that rows are held against, and their table in STATUS.md."""
+
+from dataclasses import dataclass
+
+from bench._common import RESULTS, ROOT
+from pliant.core import read_json, write_atomic
+
+STATUS = ROOT / "bench" / "STATUS.md"
+MARK = "| row | figure | bar | measured | |\n"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A figure that must not lie above (`most`) or below (`least`) a bound.
+
+    Args:
+        row: whose figure.
+        figure: its name in the results file.
+        least, most: the bounds; None where there is none.
+        unit: for the reader.
+    """
+
+    row: str
+    figure: str
+    least: float | None = None
+    most: float | None = None
+    unit: str = ""
+
+    def told(self) -> str:
+        """The bounds in words."""
+        parts = [f"{sign} {bound:g}" for sign, bound in (("≥", self.least), ("≤", self.most)) if bound is not None]
+        return " and ".join(parts) + (f" {self.unit}" if self.unit else "")
+
+    def measured(self) -> float | None:
+        """The figure; None where the row was not measured."""
+        path = RESULTS / f"{self.row}.json"
+        return float(read_json(path)["figures"][self.figure]) if path.exists() else None
+
+    def verdict(self, value: float | None) -> str:
+        """met, missed or open."""
+        if value is None:
+            return "open"
+        low = self.least is not None and value < self.least
+        return "missed" if low or (self.most is not None and value > self.most) else "met"
+
+
+BARS = (
+    Bar("digits", "mean_gap_points", least=-0.7, unit="points"),
+    Bar("digits", "worst_gap_points", least=-2.0, unit="points"),
+    Bar("main-job", "subnetworks", least=200),
+    Bar("main-job", "picked", least=5),
+    Bar("main-job", "flops_range", least=6, unit="times"),
+    Bar("main-job", "mean_gap_points", least=-0.5, unit="points"),
+    Bar("main-job", "latency_monotone", least=1),
+    Bar("demo", "seconds", most=120, unit="s"),
+    Bar("graph-cost", "resnet50_cpu_s", most=8, unit="CPU s"),
+    Bar("graph-cost", "gpt2_cpu_s", most=8, unit="CPU s"),
+    Bar("graph-cost", "switch_ms", most=2, unit="ms"),
+    Bar("graph-cost", "extracted_speed_beyond_noise", least=0, most=0),
+    Bar("graph-cost", "extracted_parameters_ratio", least=1, most=1),
+)
+
+
+def table() -> str:
+    """The bars with what was measured, in Markdown."""
+    lines = [MARK, "|---|---|---|---:|---|\n"]
+    for bar in BARS:
+        value = bar.measured()
+        shown = "" if value is None else f"{value:.4g}"
+        lines.append(f"| {bar.row} | {bar.figure} | {bar.told()} | {shown} | {bar.verdict(value)} |\n")
+    return "".join(lines)
+
+
+def update() -> None:
+    """Bring the table at the end of STATUS.md up to date with the results."""
+    text = STATUS.read_text()
+    write_atomic(STATUS, text[: text.index(MARK)] + table())
