@@ -1,5 +1,6 @@
 """Extraction: a sub-network as a plain, really smaller module."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from pliant.core import PliantError, as_call, make_output
 from pliant.graph.graph import Graph
-from pliant.graph.ir import TRAINING, Named, Node, Ref, argument, may_alias, resolve_target, substitute
+from pliant.graph.ir import TRAINING, Named, Node, Ref, argument, refs, resolve_target, substitute
 from pliant.graph.patches import Patch
 
 _METHODS = {"aten.view": "reshape", "aten.reshape": "reshape", "aten._unsafe_view": "reshape", "aten.expand": "expand",
@@ -25,6 +26,9 @@ _PUBLIC: dict[str, Callable[..., Any]] = {
     "aten.scaled_dot_product_attention.default": F.scaled_dot_product_attention,
 }  # fmt: skip
 """Operators with a public function of the same signature, which torch calls with less ado than the overload."""
+_FORGET_RESULT = {"aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.linear", "aten.batch_norm", "aten.group_norm",
+                  "aten.add", "aten.addmm"}  # fmt: skip
+"""Operators whose gradient does not read their result, so that it may be written over."""
 
 
 def extract_module(
@@ -83,6 +87,7 @@ class _Builder:
             self.patches.setdefault(patch.node, []).append((i, patch))
         self.shortcut = {span.merge: span.shortcut for i, span in enumerate(graph.spans) if i in self.skipped}
         self.nodes = {node.name: node for node in graph.program}
+        self.readers = Counter(ref.name for node in graph.program for ref in refs((node.args, node.kwargs)))
         self.graph = fx.Graph()
         self.env: dict[str, Any] = {}
 
@@ -132,7 +137,7 @@ class _Builder:
         method = _METHODS.get(node.packet)
         if method is not None and not kwargs:
             return self.graph.call_method(method, tuple(args))
-        if node.in_place and self._still_its_own(node.args[0]):
+        if node.in_place and self._overwritten(node.args[0]):
             written = node.packet.removeprefix("aten.") + "_"
             if hasattr(Tensor, written):
                 return self.graph.call_method(written, tuple(args), kwargs)
@@ -140,19 +145,14 @@ class _Builder:
             return self.graph.call_function(resolve_target(overload), tuple(args), kwargs)
         return self.graph.call_function(_PUBLIC.get(node.target) or resolve_target(node.target), tuple(args), kwargs)
 
-    def _still_its_own(self, ref: Any) -> bool:
-        """Whether a value is the one the network wrote over: no skipped span stands between it and where it was made.
+    def _overwritten(self, ref: Any) -> bool:
+        """Whether the network's writing over a value can be kept.
 
-        A skipped span hands its shortcut on, which others may still read.
+        It must be the value the network wrote over (a skipped span hands on its shortcut, which others read), nobody
+        else may read it, and its maker must not need it for gradients.
         """
-        nodes = self.nodes
-        while isinstance(ref, Ref) and nodes[ref.name].kind == "call":
-            if ref.name in self.shortcut:
-                return False
-            if not may_alias(nodes[ref.name].target):
-                return True
-            ref = nodes[ref.name].args[0]
-        return False
+        maker = self.nodes[ref.name]
+        return maker.packet in _FORGET_RESULT and ref.name not in self.shortcut and self.readers[ref.name] == 1
 
 
 class _Statistics(fx.Interpreter):

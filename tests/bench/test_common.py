@@ -101,7 +101,7 @@ def test_an_unknown_row_lists_the_choices(capsys: pytest.CaptureFixture[str]) ->
     assert "main-job" in capsys.readouterr().err
 
 
-# A row takes at most 40 CPU minutes. main-job trains 15 separate networks and 3 families to convergence: it may take 50.
+# A row takes at most 40 CPU minutes. main-job trains 15 networks alone and 3 families to convergence: it may take 50.
 CPU_MINUTES = {"main-job": 50}
 
 

@@ -65,7 +65,7 @@ def make(name: str, dtype: torch.dtype = torch.float64) -> tuple[Elastic, Any]:
     for buffer in model.buffers():
         if buffer.is_floating_point():
             buffer.add_(torch.rand_like(buffer))
-    x = x.to(dtype) if x.is_floating_point() else x
+    x = torch.randn(x.shape, dtype=dtype) if x.is_floating_point() else x
     return elastic(model.to(dtype), x, verbose=False), x
 
 
