@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from pliant.core import PliantError, atomic_folder, read_json, write_atomic, write_json
@@ -60,7 +60,7 @@ def write_checkpoint(folder: Path, subject: Subject, *, step: int, position: Map
     groups = [{k: v for k, v in g.items() if isinstance(v, _Number)} for g in state["param_groups"]]
     unique, aliases = _unshare(tensors)
     with atomic_folder(path) as aside:
-        write_atomic(aside / _TENSORS, safetensors.torch.save(unique))
+        write_atomic(aside / _TENSORS, save(unique))
         written = {"version": _VERSION, "step": step, "position": dict(position)}
         write_json(aside / _STATE, {**written, "numbers": numbers, "aliases": aliases, "groups": groups})
     for old in checkpoints(folder)[:-keep]:
@@ -85,14 +85,14 @@ def read_checkpoint(path: Path, subject: Subject) -> dict[str, Any]:
     try:
         if state["version"] != _VERSION:
             raise PliantError(f"checkpoint version {state['version']}, this is {_VERSION}", where=str(path), fix=fix)
-        tensors = safetensors.torch.load((path / _TENSORS).read_bytes())
+        tensors = load((path / _TENSORS).read_bytes())
         tensors |= {alias: tensors[name] for alias, name in state["aliases"].items()}
         values = {**tensors, **state["numbers"]}
         subject.net.load_state_dict(_under("net.", values))
         _load_optimizer(subject.optimizer, values, state["groups"])
         _set_generators(subject, tensors)
         return dict(state["position"])
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise PliantError(f"checkpoint cannot be read ({error})", where=str(path), fix=fix) from error
 
 
