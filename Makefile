@@ -1,7 +1,7 @@
 # The whole contributor loop. `make demo` and `make test` need nothing but Python >= 3.11 and pip.
 SHELL := bash
 PYTHON ?= python3
-OUT ?= demo
+DEMO_OUT ?= demo
 BIN := .venv/bin
 STAMP := .venv/.installed
 TYPED := pliant runtime/pliant_runtime tests tools $(sort $(dir $(wildcard bench/*.py examples/*.py)))
@@ -26,7 +26,7 @@ $(STAMP): requirements.lock pyproject.toml runtime/pyproject.toml
 	@rm .venv/.installing && touch $@
 
 demo: env  ## the whole path on embedded real data, in about a minute; results in ./demo
-	$(BIN)/pliant demo --out $(OUT) $(DEMO)
+	$(BIN)/pliant demo --out $(DEMO_OUT) $(DEMO)
 
 # Two workers on one thread each: more threads only fight over the same two cores.
 test: export OMP_NUM_THREADS = 1
@@ -59,7 +59,7 @@ docs: env  ## the site, into ./site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 check: test lint types budgets docs  ## all that CI runs
-	$(MAKE) demo DEMO=--short OUT=demo-short
+	$(MAKE) demo DEMO=--short DEMO_OUT=demo-short
 
 lock: env  ## write requirements.lock from what is installed
 	{ grep '^#' requirements.lock; $(BIN)/python -m pip freeze --all --exclude-editable --exclude pip \
