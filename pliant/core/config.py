@@ -1,12 +1,14 @@
 """Config: the name of one sub-network."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+
+from pliant.core.frozen import FrozenMapping
 
 Value = int | bool
 
 
-class Config(Mapping[str, Value]):
+class Config(FrozenMapping[Value]):
     """A sub-network: a frozen, hashable mapping from knob name to value.
 
     Knob names read `kind:module.path` (`width:layer2`, `heads:blocks.3.attn`, `depth:blocks.1`). A value is a kept
@@ -20,7 +22,7 @@ class Config(Mapping[str, Value]):
         TypeError: a name that is no string, or a value that is neither int nor bool.
     """
 
-    __slots__ = ("_hash", "_values")
+    __slots__ = ()
 
     def __init__(self, values: Mapping[str, Value]) -> None:
         for name, value in values.items():
@@ -28,26 +30,7 @@ class Config(Mapping[str, Value]):
                 raise TypeError(f"knob names must be strings, got {name!r}")
             if not isinstance(value, int):
                 raise TypeError(f"knob {name!r} must be an int or a bool, got {value!r} ({type(value).__name__})")
-        self._values: dict[str, Value] = {name: values[name] for name in sorted(values)}
-        self._hash = hash(self.to_json())
-
-    def __getitem__(self, name: str) -> Value:
-        return self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Config) and self.to_json() == other.to_json()  # 1 is not True here
-
-    def __repr__(self) -> str:
-        return f"Config({self._values!r})"
+        super().__init__(values)
 
     def replace(self, changes: Mapping[str, Value]) -> "Config":
         """A copy with some knobs set anew."""

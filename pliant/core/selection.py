@@ -1,11 +1,13 @@
 """Selection: a sub-network by freely chosen units."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+
+from pliant.core.frozen import FrozenMapping
 
 Kept = tuple[int, ...] | bool
 
 
-class Selection(Mapping[str, Kept]):
+class Selection(FrozenMapping[Kept]):
     """Which units stay: a frozen, hashable mapping from the name of a width to unit indices, of a depth to a boolean.
 
     A `Config` keeps the first units of every width; a selection keeps any. What is not named is kept whole.
@@ -18,28 +20,10 @@ class Selection(Mapping[str, Kept]):
         ValueError: no indices, negative or repeated ones.
     """
 
-    __slots__ = ("_values",)
+    __slots__ = ()
 
     def __init__(self, values: Mapping[str, Sequence[int] | bool]) -> None:
-        self._values: dict[str, Kept] = {name: _kept(name, values[name]) for name in sorted(values)}
-
-    def __getitem__(self, name: str) -> Kept:
-        return self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __hash__(self) -> int:
-        return hash(tuple(self._values.items()))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Selection) and self._values == other._values
-
-    def __repr__(self) -> str:
-        return f"Selection({self._values!r})"
+        super().__init__({name: _kept(name, value) for name, value in values.items()})
 
 
 def _kept(name: str, value: Sequence[int] | bool) -> Kept:

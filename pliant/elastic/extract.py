@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from pliant.core import PliantError, as_call, make_output
 from pliant.graph.graph import Graph
-from pliant.graph.ir import TRAINING, Named, Node, Ref, argument, refs, resolve_target, substitute
+from pliant.graph.ir import TRAINING, Named, Node, Ref, refs, resolve_target, substitute
 from pliant.graph.patches import Patch
 
 _METHODS = {"aten.view": "reshape", "aten.reshape": "reshape", "aten._unsafe_view": "reshape", "aten.expand": "expand",
@@ -211,12 +211,3 @@ def calibrate(module: fx.GraphModule, batches: Iterable[Any]) -> None:
     buffers = dict(module.named_buffers())
     for name, total in statistics.sums.items():
         buffers[name].copy_(total / statistics.calls[name])
-
-
-def batch_norms(graph: Graph) -> list[Node]:
-    """The batch normalisations of a program that keep running statistics."""
-    return [
-        node
-        for node in graph.program
-        if node.packet == "aten.batch_norm" and argument(node, "running_mean") is not None
-    ]
