@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pliant.core import PliantError
-from pliant.graph import products as products  # the import enters its rules
+from pliant.graph import indexing as indexing  # the imports enter their rules
+from pliant.graph import products as products
 from pliant.graph.ir import TRAINING, Node, Program, Ref, is_mutable, refs, resolve_target, substitute
 from pliant.graph.labels import Field, IntArray, Labels, Traced, along
 from pliant.graph.rules import Call, Macs, Result, find_rule, unknown_result

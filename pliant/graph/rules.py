@@ -109,7 +109,8 @@ def _traced(value: Any) -> Any:
             yield from _traced(item)
 
 
-def _axis(dim: int, dims: int) -> int:
+def axis_of(dim: int, dims: int) -> int:
+    """A possibly negative axis as one that is not."""
     return dim % dims if dims else 0
 
 
@@ -137,7 +138,7 @@ def shape(call: Call) -> Result:
     step = call.arg("step", 1) if call.node.packet == "aten.slice" else 1
     fields = source.fields
     if step != 1:
-        fields = _without(call, fields, [_axis(call.arg("dim", 0), len(source.shape))])
+        fields = without(call, fields, [axis_of(call.arg("dim", 0), len(source.shape))])
     op = torch.reshape if call.node.packet == "aten.view" else resolve_target(call.node.target)
     args = [arg.value if isinstance(arg, Traced) else arg for arg in call.args[1:]]
     results: list[list[Field]] = []
@@ -207,7 +208,7 @@ def pad(call: Call) -> Result:
     last = len(source.shape) - 1
     filled = {last - i // 2 for i, amount in enumerate(amounts) if amount}
     own = filled if call.arg("mode", "constant") != "constant" else set()
-    rest = _without(call, source.fields, [*own, *(last - i // 2 for i, amount in enumerate(amounts) if amount < 0)])
+    rest = without(call, source.fields, [*own, *(last - i // 2 for i, amount in enumerate(amounts) if amount < 0)])
     results = []
     for f in rest:
         if len(f.axes) > 1 and filled & set(f.axes):
@@ -293,7 +294,7 @@ def gated(call: Call) -> Result:
     """The first half times the gate of the second half: the halves are tied."""
     source = call.tensors[0]
     dims = len(source.shape)
-    dim = _axis(call.arg("dim", -1), dims)
+    dim = axis_of(call.arg("dim", -1), dims)
     half = source.shape[dim] // 2
     parts = []
     for begin in (0, half):
@@ -306,12 +307,6 @@ def gated(call: Call) -> Result:
                 cut.append(Field(small, f.soft))
         parts.append((call.labels.tidy(cut), call.out.shape))
     return merge(call, parts, dims)
-
-
-@rule("gather", "take_along_dim")
-def gathered(call: Call) -> Result:
-    """Entries chosen by value: nothing it touches can shrink."""
-    return unknown_result(call)
 
 
 def vector_at(traced: Traced | None, axis: int, dims: int) -> list[tuple[Fields, list[int]]]:
@@ -360,7 +355,7 @@ def group_norm(call: Call) -> Result:
 # -- reductions and indexing -----------------------------------------------------------------------------------------
 
 
-def _without(call: Call, fields: Fields, axes: Sequence[int]) -> Fields:
+def without(call: Call, fields: Fields, axes: Sequence[int]) -> Fields:
     """Fields after those that vary along `axes` were fixed."""
     settled = [call.labels.collapse(f) if len(f.axes) > 1 and set(f.axes) & set(axes) else f for f in fields]
     call.labels.fix(f for f in settled if set(f.axes) & set(axes))
@@ -371,7 +366,7 @@ def _dims(call: Call, dims: int) -> list[int]:
     found = call.arg("dim", call.arg("dims"))
     if found is None or found == []:
         return list(range(dims))
-    return [_axis(d, dims) for d in (found if isinstance(found, list | tuple) else [found])]
+    return [axis_of(d, dims) for d in (found if isinstance(found, list | tuple) else [found])]
 
 
 @rule("mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "logsumexp", "prod", "any", "all", "nansum",
@@ -397,65 +392,11 @@ def reduction(call: Call) -> Result:
     return [fields for _ in call.out] if isinstance(call.out, tuple | list) else fields
 
 
-@rule("cumsum", "cumprod", "sort", "topk", "argsort", "argmax", "argmin", "roll", "logcumsumexp", "cummax")
-def ordered(call: Call) -> Result:
-    """What depends on the order or the place of entries fixes its axis."""
-    source = call.tensors[0]
-    dims = len(source.shape)
-    last = -1 if call.node.packet in ("aten.sort", "aten.topk", "aten.argsort") else None
-    chosen = call.arg("dim", call.arg("dims", last))
-    axes = list(range(dims)) if chosen in (None, []) else _listed(chosen, dims)
-    rest = _without(call, source.fields, axes)
-    out = call.out[0] if isinstance(call.out, tuple | list) else call.out
-    if out.dim() < dims:
-        rest = tuple(
-            Field(f.labels.reshape([s for a, s in enumerate(f.labels.shape) if a not in axes]), f.soft) for f in rest
-        )
-    return [rest for _ in call.out] if isinstance(call.out, tuple | list) else rest
-
-
 @rule("tril", "triu")
 def triangle(call: Call) -> Result:
     """The last two axes are told apart by place."""
     dims = call.out.dim()
-    return _without(call, call.tensors[0].fields, [dims - 2, dims - 1])
-
-
-def _listed(chosen: Any, dims: int) -> list[int]:
-    return [_axis(d, dims) for d in (chosen if isinstance(chosen, list | tuple) else [chosen])]
-
-
-@rule("embedding")
-def embedding(call: Call) -> Result:
-    """Rows of the table are chosen by value, so they are fixed; columns pass to the last axis."""
-    table, index = call.args[0], call.args[1]
-    columns = vectors(_without(call, call.labels.settle(table.fields), [0]))
-    dims = len(index.shape) + 1
-    call.labels.fix(index.fields)
-    return tuple(Field(along(vector, dims - 1, dims)) for vector in columns.values())
-
-
-@rule("index", "index_select")
-def index(call: Call) -> Result:
-    """Axes indexed by a tensor are fixed; the rest passes."""
-    source = call.tensors[0]
-    if call.node.packet == "aten.index_select":
-        used = [_axis(call.arg("dim"), len(source.shape))]
-    else:
-        used = [axis for axis, i in enumerate(call.arg("indices")) if i is not None]
-    for other in call.tensors[1:]:
-        call.labels.fix(other.fields)
-    rest = _without(call, source.fields, used)
-    args = [
-        [i.value if isinstance(i, Traced) else i for i in a]
-        if isinstance(a, list)
-        else a.value
-        if isinstance(a, Traced)
-        else a
-        for a in call.args[1:]
-    ]
-    op = resolve_target(call.node.target)
-    return call.labels.tidy(Field(compact(op(f.labels.expand(source.shape), *args)), f.soft) for f in rest)
+    return without(call, call.tensors[0].fields, [dims - 2, dims - 1])
 
 
 @rule("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
@@ -471,7 +412,7 @@ def spatial(call: Call) -> Result:
     count = int(digits[0]) if digits else len(source.shape) - 2
     for other in call.tensors[1:]:
         call.labels.fix(other.fields)
-    rest = _without(call, source.fields, range(len(source.shape) - count, len(source.shape)))
+    rest = without(call, source.fields, range(len(source.shape) - count, len(source.shape)))
     return [rest for _ in call.out] if isinstance(call.out, tuple | list) else rest
 
 
@@ -480,7 +421,7 @@ def concatenate(call: Call) -> Result:
     """Along the joined axis labels are strung together, on the other axes they are tied."""
     parts = call.tensors
     dims = call.out.dim()
-    dim = _axis(call.arg("dim", 0), dims)
+    dim = axis_of(call.arg("dim", 0), dims)
     if call.node.packet == "aten.stack":
         shapes = [(*t.shape[:dim], 1, *t.shape[dim:]) for t in parts]
         groups = [[Field(f.labels.unsqueeze(dim), f.soft) for f in t.fields] for t in parts]
