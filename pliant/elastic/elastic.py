@@ -428,7 +428,7 @@ def elastic(model: nn.Module, example: Any, *, min_size: int = 4, choices: Choic
         raise TypeError("this network is elastic already")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-    graph = trace(_copy(model), _ordered(model, example))
+    graph = trace(_copy(model), _ordered(model, example), asked=tuple(choices or ()))
     dropped = PermutationCheck(graph).unsound() if check else []
     groups = [i for i in range(len(graph.groups)) if i not in dropped]
     space = make_space(graph, groups, min_size=min_size, choices=choices, round_to=round_to, tie=tie)

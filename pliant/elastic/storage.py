@@ -28,6 +28,7 @@ def save_elastic(net: "Elastic", path: str | Path) -> None:
         "format": FORMAT, "name": net.name, "space": net.space.to_dict(), "dropped": list(net.dropped),
         "others": list(net._others), "own": list(net._own),
         "parameters": sorted(graph.parameters), "tied": tied, "example": shell, "notes": graph.notes,
+        "asked": list(graph.asked), "frozen": sorted(graph.frozen),
         "active": dict(net.active), "training": net.training, "output": encode(graph.program.output),
         "untrained": sorted(name for name in graph.parameters if not net._current()[name].requires_grad),
         "nodes": [
@@ -85,7 +86,8 @@ def _graph(data: dict[str, Any], tensors: dict[str, Tensor]) -> Graph:
             tensor = tensors[f"state.{first}"]
             states[first] = nn.Parameter(tensor, first not in untrained) if first in parameters else tensor
         states[node.target] = states[first]
-    return Graph(program, states, parameters, _fill(data["example"], tensors), list(data["notes"]))
+    kept = {"frozen": set(data["frozen"]), "asked": data["asked"]}
+    return Graph(program, states, parameters, _fill(data["example"], tensors), list(data["notes"]), **kept)
 
 
 def _shell(example: Any) -> tuple[Any, list[Tensor]]:

@@ -1,6 +1,6 @@
 """Graph: a traced network with its units, groups, spans and costs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,7 @@ class Graph:
         states: every parameter, buffer and constant by its name in the module's state dict; tied names share a tensor.
         parameters: names of `states` that are trained.
         example: the example that was traced (at least two rows).
+        asked: knob-name patterns (`head_dim:*`, `kernel:stem`) of what bends only where it is asked for.
         groups, spans: what bends.
         rigid: what does not, and why.
         notes: what the trace could not keep.
@@ -60,10 +61,10 @@ class Graph:
     """
 
     def __init__(self, program: Program, states: dict[str, Tensor], parameters: set[str], example: Any,
-                 notes: list[str], *, frozen: set[str] | None = None) -> None:  # fmt: skip
+                 notes: list[str], *, frozen: set[str] | None = None, asked: Sequence[str] = ()) -> None:  # fmt: skip
         self.program, self.states, self.parameters = program, states, parameters
         self.example, self.notes = example, notes
-        self.frozen = set(frozen or ())
+        self.frozen, self.asked = set(frozen or ()), tuple(asked)
         self.analysis: Analysis = analyse(program, states, _flat(program, example), parameters, self.frozen)
         self.patches: list[Patch] = find_patches(program, self.analysis)
         self.state_axes = self._state_axes()
@@ -172,7 +173,7 @@ class Graph:
         return covered / total if total else 0.0
 
 
-def trace(model: nn.Module, example: Any) -> Graph:
+def trace(model: nn.Module, example: Any, *, asked: Sequence[str] = ()) -> Graph:
     """The graph of a model: what bends, what is tied to what, what it costs.
 
     The model is not changed; its parameters are shared with the graph, not copied.
@@ -180,6 +181,7 @@ def trace(model: nn.Module, example: Any) -> Graph:
     Args:
         model: any `nn.Module`.
         example: an input: a tensor, a tuple (positional) or a dict (keyword); axis 0 is the batch.
+        asked: knob-name patterns (`head_dim:*`, `kernel:stem`) of what bends only where it is asked for.
 
     Raises:
         PliantError: the model cannot be exported (data-dependent control flow, say); the message names the line.
@@ -195,7 +197,7 @@ def trace(model: nn.Module, example: Any) -> Graph:
     for node in program.states:
         found = own.get(node.target, program.constants.get(node.target))
         states[node.target] = _attribute(model, node.target) if found is None else found
-    return Graph(program, states, set(own) & set(states), example, notes)
+    return Graph(program, states, set(own) & set(states), example, notes, asked=asked)
 
 
 def _attribute(model: nn.Module, name: str) -> Tensor:
