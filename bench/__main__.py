@@ -8,7 +8,14 @@ from importlib import import_module
 from bench import _bars
 from bench._common import write_result
 
-ROWS = {"demo": "demo", "digits": "digits", "graph-cost": "graph_cost", "main-job": "main_job"}
+ROWS = {
+    "coverage": "coverage",
+    "demo": "demo",
+    "digits": "digits",
+    "graph-speed": "graph_speed",
+    "main-job": "main_job",
+    "peers": "peers",
+}
 """Row -> module."""
 
 

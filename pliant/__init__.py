@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pliant import data as data
     from pliant import nets as nets
     from pliant import runtime as runtime
+    from pliant import surgery as surgery
     from pliant.compress import prune as prune
     from pliant.core import Config as Config
     from pliant.core import PliantError as PliantError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pliant.elastic import Elastic as Elastic
     from pliant.elastic import elastic as elastic
     from pliant.elastic import recipes as recipes
+    from pliant.elastic import to_module as to_module
     from pliant.export import hardware as hardware
     from pliant.graph import trace as trace
     from pliant.learn import Settings as Settings
@@ -32,26 +34,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WHERE = {
-    "Config": "pliant.core:Config",
-    "Elastic": "pliant.elastic:Elastic",
-    "Front": "pliant.search:Front",
-    "PliantError": "pliant.core:PliantError",
-    "Selection": "pliant.core:Selection",
-    "Settings": "pliant.learn:Settings",
-    "Space": "pliant.core:Space",
-    "compile": "pliant.deploy:compile",
-    "data": "pliant.data",
-    "elastic": "pliant.elastic:elastic",
-    "evaluate": "pliant.learn:evaluate",
-    "hardware": "pliant.export:hardware",
-    "nets": "pliant.nets",
-    "prune": "pliant.compress:prune",
-    "recipes": "pliant.elastic.recipes",
-    "runtime": "pliant.runtime",
-    "search": "pliant.search:search",
-    "trace": "pliant.graph:trace",
+    "Config": "pliant.core:Config", "Elastic": "pliant.elastic:Elastic", "Front": "pliant.search:Front",
+    "PliantError": "pliant.core:PliantError", "Selection": "pliant.core:Selection",
+    "Settings": "pliant.learn:Settings", "Space": "pliant.core:Space", "compile": "pliant.deploy:compile",
+    "data": "pliant.data", "elastic": "pliant.elastic:elastic", "evaluate": "pliant.learn:evaluate",
+    "hardware": "pliant.export:hardware", "nets": "pliant.nets", "prune": "pliant.compress:prune",
+    "recipes": "pliant.elastic.recipes", "runtime": "pliant.runtime", "search": "pliant.search:search",
+    "surgery": "pliant.surgery", "to_module": "pliant.elastic:to_module", "trace": "pliant.graph:trace",
     "train": "pliant.learn:train",
-}
+}  # fmt: skip
 __all__ = [*_WHERE, "__version__"]
 
 

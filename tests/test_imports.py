@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     {"core"},
     {"graph", "data", "nets", "runtime"},
-    {"learn", "export"},
-    {"elastic"},
+    {"learn", "export", "diagram"},
+    {"elastic", "surgery"},
     {"search"},
     {"compress", "dynamic", "compose"},
     {"trust", "probe", "retrieve"},

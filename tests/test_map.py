@@ -13,9 +13,9 @@ import pliant
 import pliant_runtime
 
 ROOT = Path(__file__).parents[1]
-FUNCTIONS = ["compile", "elastic", "evaluate", "hardware", "prune", "search", "trace", "train"]
+FUNCTIONS = ["compile", "elastic", "evaluate", "hardware", "prune", "search", "to_module", "trace", "train"]
 CLASSES = ["Config", "Elastic", "Front", "PliantError", "Selection", "Settings", "Space"]
-MODULES = ["data", "nets", "recipes", "runtime"]
+MODULES = ["data", "nets", "recipes", "runtime", "surgery"]
 
 
 def python(code: str) -> str:

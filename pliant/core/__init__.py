@@ -4,6 +4,7 @@ from pliant.core.calls import Inputs as Inputs
 from pliant.core.calls import Output as Output
 from pliant.core.calls import as_call as as_call
 from pliant.core.calls import call as call
+from pliant.core.calls import copied as copied
 from pliant.core.calls import main_output as main_output
 from pliant.core.calls import make_output as make_output
 from pliant.core.calls import map_tensors as map_tensors

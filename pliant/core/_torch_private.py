@@ -6,48 +6,23 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch.utils import _pytree
-
-
-def rebuild(leaves: list[Any], spec: Any, named: Any) -> Any:
-    """The nested structure of `leaves` that a pytree spec describes, without calling user constructors.
-
-    Lists, tuples and dicts come back as such; None stays; every other registered container whose context names its
-    children (dataclasses, `ModelOutput`) becomes `named(keys, children)`.
-    """
-    if spec.is_leaf():
-        return leaves.pop(0)
-    children = [rebuild(leaves, child, named) for child in _children(spec)]
-    if spec.type is list:
-        return children
-    if spec.type is tuple:
-        return tuple(children)
-    if spec.type is dict:
-        return dict(zip(spec.context, children, strict=True))
-    return named(_keys(spec, len(children)), children)
-
-
-def _children(spec: Any) -> list[Any]:
-    return list(spec.children())
-
-
-def _keys(spec: Any, count: int) -> list[str]:
-    context = spec.context
-    for candidate in (context, *(context if isinstance(context, list | tuple) else ())):
-        named = isinstance(candidate, list | tuple) and all(isinstance(key, str) for key in candidate)
-        if named and len(candidate) == count:
-            return list(candidate)
-    return [f"output{i}" for i in range(count)]
-
-
-def tree_leaves(value: Any) -> list[Any]:
-    """The leaves of nested lists, tuples, dicts and registered containers, in torch's order."""
-    return list(_pytree.tree_leaves(value))
+from torch import Tensor
 
 
 def is_overload(target: Any) -> bool:
     """Whether a call target of an fx graph is an ATen (or custom) operator overload."""
     return isinstance(target, torch._ops.OpOverload)
+
+
+def backward_pass() -> int:
+    """The number of the backward pass that runs now; -1 outside of any."""
+    return int(torch._C._current_graph_task_id())
+
+
+def storage_users(tensor: Tensor) -> int:
+    """How many tensors share the memory of this one, itself included."""
+    storage = tensor.untyped_storage()
+    return int(torch._C._storage_Use_Count(storage._cdata)) - 1  # less the storage object made here
 
 
 @contextmanager
@@ -58,3 +33,8 @@ def no_onnx_log() -> Iterator[None]:
     """
     with mock.patch.object(torch._C, "_jit_onnx_log", return_value=None):
         yield
+
+
+def compiled_from(module: Any) -> Any:
+    """The module that `torch.compile` made this one from, or None."""
+    return getattr(module, "_orig_mod", None) if isinstance(module, torch._dynamo.OptimizedModule) else None

@@ -1,5 +1,6 @@
 """Calling a network the same way everywhere, and finding the tensor a loss needs in what it returns."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,6 +27,28 @@ def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     raise TypeError(f"inputs are a tensor, a tuple (positional) or a dict (keyword), got {type(inputs).__name__}")
+
+
+def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A deep copy, of modules too whose weights are made by hooks (`torch.nn.utils.weight_norm`) and hold gradients.
+
+    Args:
+        module: what to copy.
+        memo: `id` to what takes the place of an object.
+
+    Raises:
+        PliantError: a part of it cannot be copied.
+    """
+    known = dict(memo or {})
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                known.setdefault(id(value), value.detach().clone())
+    try:
+        return copy.deepcopy(module, known)
+    except (RuntimeError, TypeError) as error:
+        problem = f"the model cannot be copied ({str(error).splitlines()[0]})"
+        raise PliantError(problem, fix="give it as it is before any forward, without open files or locks") from error
 
 
 def call(net: nn.Module | Callable[..., Any], inputs: Any) -> Any:

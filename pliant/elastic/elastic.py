@@ -1,33 +1,42 @@
 """Elastic: a network that contains many networks."""
 
-import copy
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pliant.core import Config, PliantError, Selection, Space, call, tensors_of
-from pliant.elastic.extract import attach, calibrate, extract_module, forgive
+from pliant.core import Config, PliantError, Selection, Space, call, copied, tensors_of
+from pliant.core.parts import put
+from pliant.elastic.extract import attach, attach_module, calibrate, extract_module, forgive
 from pliant.elastic.knobs import Choices, knob_of, make_space
 from pliant.elastic.order import PermutationCheck, Permutations, magnitude, permuted
 from pliant.elastic.report import Report, make_report
+from pliant.elastic.resolution import check_sizes
 from pliant.elastic.runner import Runner
-from pliant.elastic.slicing import AxisCuts, Ranges, Slice, is_view, put, take
+from pliant.elastic.slicing import AxisCuts, Gradients, Ranges, Slice, is_view, take
+from pliant.elastic.transforms import Transforms
 from pliant.graph.analyse import Rigid
-from pliant.graph.graph import Cost, Graph, aliases, trace
+from pliant.graph.capture import check_model, unwrapped
+from pliant.graph.graph import Cost, Graph, Group, aliases, trace
 from pliant.graph.labels import IntArray
+from pliant.graph.spans import closed
 
 if TYPE_CHECKING:
     from pliant.learn import Recipe
 
 Importance = str | Mapping[str, Sequence[float]] | Callable[["Elastic"], Mapping[str, Sequence[float]]]
+
+_State = tuple[IntArray, tuple[bool, ...], list[int], list[Slice | None]]
+"""Kept counts, kept spans, values of the patches, and for each state its cut."""
+_PREPARED = 16
+"""How many sub-networks stay prepared."""
 
 
 class Elastic(nn.Module):
@@ -35,7 +44,7 @@ class Elastic(nn.Module):
 
     It is called as the original was; `activate` chooses which sub-network answers. Its `state_dict()` holds the
     full-size parameters under their original names: tied ones once, unused ones not at all. The original's state dict
-    can be loaded into it.
+    can be loaded into it. Where kernel sizes bend it also holds their transforms (`kernel_transforms.stem.to5`).
 
     Attributes:
         graph: the traced network.
@@ -56,6 +65,8 @@ class Elastic(nn.Module):
             reason = "its units cannot be reordered: the network tells them apart"
             graph.rigid.append(Rigid("", graph.groups[g].name.partition(":")[2], "", reason))
         self._owners: list[tuple[nn.Module, str]] = []
+        for path, opaque in graph.program.opaque.items():
+            attach_module(self, path, opaque.module)
         for state, tensor in graph.states.items():
             attach(self, state, tensor)
         self._runner = Runner(graph)
@@ -68,8 +79,19 @@ class Elastic(nn.Module):
         self._slope = np.array([p[0] for p in pairs], dtype=np.int64).reshape(len(pairs), n)
         self._base = np.array([p[1] for p in pairs], dtype=np.int64)
         self._scale = np.array([patch.scale for patch in graph.patches], dtype=np.int64).reshape(len(pairs), 2)
+        self._offset = np.array([patch.offset for patch in graph.patches], dtype=np.int64)
+        self._transforms = Transforms(self, graph, self._kernel_sizes())
+        self._gradients = Gradients()
+        self._prepared: dict[Config, tuple[_State, list[int], set[str], list[int]]] = {}
         self._touched: tuple[IntArray, tuple[bool, ...]] | None = None
+        self._touched_transforms: set[str] = set()
         self.activate(space.largest())
+
+    def _kernel_sizes(self) -> dict[int, tuple[int, ...]]:
+        """Group to the kernel sizes that its knob offers, where it has one."""
+        offered = {knob.name: tuple(int(choice) for choice in knob.choices) for knob in self.space}
+        groups = enumerate(zip(self.graph.groups, self._knobs, strict=True))
+        return {i: offered[knob] for i, (group, knob) in groups if group.kind == "kernel" and knob in offered}
 
     def _bind(self) -> None:
         modules = dict(self.named_modules())
@@ -111,9 +133,27 @@ class Elastic(nn.Module):
             ValueError: an unknown knob or a value it does not take.
         """
         self._active = self.space.validate(config)
-        counts, spans = self._resolve(self._active)
-        self._state = (counts, spans, self._values(counts), self._cut_list(counts, spans))
+        if self._active not in self._prepared:
+            while len(self._prepared) >= _PREPARED:
+                del self._prepared[next(iter(self._prepared))]
+            self._prepared[self._active] = self._prepare(self._active)
+        self._state, self._cropped, self._through, self._copied = self._prepared[self._active]
         return self._active
+
+    def _prepare(self, config: Config) -> tuple[_State, list[int], set[str], list[int]]:
+        """What the runner gets for a sub-network; states whose kernels are cropped, and through which matrices; buffers
+        whose part is a copy."""
+        counts, spans = self._resolve(config)
+        cuts = self._cut_list(counts, spans)
+        used = [state for state, cut in zip(self._runner.states, cuts, strict=True) if cut is not None]
+        cropped = self._transforms.cropped(counts, used)
+        indices = [self._runner.states.index(state) for state in cropped]
+        copied = [i for i, cut in enumerate(cuts) if cut and not is_view(cut) and self._buffer(i) is not None]
+        return (counts, spans, self._values(counts), cuts), indices, self._transforms.used(counts, cropped), copied
+
+    def _buffer(self, i: int) -> Tensor | None:
+        owner, leaf = self._owners[i]
+        return owner._buffers.get(leaf)
 
     @contextmanager
     def using(self, config: Mapping[str, int | bool]) -> Iterator["Elastic"]:
@@ -127,11 +167,12 @@ class Elastic(nn.Module):
 
     def _resolve(self, config: Config) -> tuple[IntArray, tuple[bool, ...]]:
         kept = [int(config.get(knob, g.units)) for knob, g in zip(self._knobs, self.graph.groups, strict=True)]
-        return np.array(kept, dtype=np.int64), tuple(bool(config.get(knob, True)) for knob in self._depths)
+        spans = closed(self.graph.spans, [bool(config.get(knob, True)) for knob in self._depths])
+        return np.array(kept, dtype=np.int64), spans
 
     def _values(self, counts: IntArray) -> list[int]:
         return (
-            ((self._slope @ counts + self._base) * self._scale[:, 0] // self._scale[:, 1]).tolist()
+            (((self._slope @ counts + self._base) * self._scale[:, 0] + self._offset) // self._scale[:, 1]).tolist()
             if len(self._base)
             else []
         )
@@ -151,33 +192,30 @@ class Elastic(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the active sub-network on the original's arguments."""
-        names = self._runner.inputs
-        given = dict(zip(names, args, strict=False)) | kwargs
-        if set(given) != set(names) or len(args) + len(kwargs) != len(names):
-            got = f"{len(args)} positional and {sorted(kwargs)}"
-            raise TypeError(f"{self.name} was traced with the inputs {', '.join(names)}; got {got}")
+        inputs = self.graph.program.form.tensors(args, kwargs, self.name)
         counts, spans, sizes, cuts = self._state
         weights: list[Tensor | None] = []
         for (owner, leaf), cut in zip(self._owners, cuts, strict=True):
             tensor = owner._parameters.get(leaf)
             whole = owner._buffers[leaf] if tensor is None else tensor
-            weights.append(None if cut is None or whole is None else take(whole, cut) if cut else whole)
+            part = None if cut is None or whole is None else take(whole, cut, self._gradients) if cut else whole
+            weights.append(part)
+        for i in self._cropped:
+            owner, leaf = self._owners[i]
+            whole, cut = owner._parameters[leaf], cuts[i]
+            weights[i] = self._transforms.part(self, self._runner.states[i], whole, cut, counts)  # type: ignore[arg-type]
         if self.training:
             self._touch(counts, spans)
-        output = self._runner([given[name] for name in names], weights, sizes, spans, self.training)
-        if self.training:
-            self._write_back(cuts, weights)
-        return output
-
-    def _write_back(self, cuts: list[Slice | None], weights: list[Tensor | None]) -> None:
-        """Statistics that were updated in a copy go back to where they belong."""
-        for (owner, leaf), cut, part in zip(self._owners, cuts, weights, strict=True):
-            whole = owner._buffers.get(leaf)
-            if cut and part is not None and whole is not None and not is_view(cut):
+        output = self._runner(inputs, weights, sizes, spans, self.training)
+        for i in self._copied if self.training else ():  # statistics that were updated go back to where they belong
+            whole, cut, part = self._buffer(i), cuts[i], weights[i]
+            if whole is not None and cut is not None and part is not None:
                 put(whole, cut, part)
+        return output
 
     def _touch(self, counts: IntArray, spans: tuple[bool, ...]) -> None:
         if torch.is_grad_enabled():
+            self._touched_transforms |= self._through
             before = self._touched
             self._touched = (
                 (counts, spans)
@@ -193,7 +231,7 @@ class Elastic(nn.Module):
         """
         if self._touched is None:
             return {}
-        counts, spans = self._touched
+        counts, spans = self._transforms.read(self._touched[0]), self._touched[1]
         used = set(self.graph.used_states(spans))
         found: dict[nn.Parameter, Slice] = {}
         for owner, leaf, name in ((o, leaf, n) for (o, leaf), n in zip(self._owners, self._runner.states, strict=True)):
@@ -204,11 +242,26 @@ class Elastic(nn.Module):
                 found[parameter] = self._cut(name, counts) or (slice(None),) * parameter.dim()
             else:  # a gradient of zeros from an earlier step would still let weight decay move it
                 found.setdefault(parameter, (slice(0, 0),) * parameter.dim())
+        inside = {id(tensor) for tensor in self.graph.opaque_states(self.graph.skipped(spans)).values()}
+        for tensor in self.graph.opaque_states().values():
+            if isinstance(tensor, nn.Parameter):
+                part = slice(None) if id(tensor) in inside else slice(0, 0)
+                found[tensor] = (part,) * tensor.dim()
+        for name in self._transforms.names:
+            whole = slice(None) if name in self._touched_transforms else slice(0, 0)
+            found[self.get_parameter(name)] = (whole, whole)
         return found
 
     def clear_touched(self) -> None:
         """Forget what was used (after an optimizer step)."""
         self._touched = None
+        self._touched_transforms = set()
+
+    def train(self, mode: bool = True) -> Self:
+        """As in any module; evaluation gives the memory of gradients back."""
+        if not mode:
+            self._gradients.clear()
+        return super().train(mode)
 
     # -- taking out -------------------------------------------------------------------------------------------------
 
@@ -232,7 +285,9 @@ class Elastic(nn.Module):
         else:
             counts, spans = self._resolve(self.space.validate(getattr(config, "config", config)))
         states = self._sliced(counts, spans, orders)
-        module = extract_module(self.graph, states, self._values(counts), spans, self.name)
+        current = self._current()
+        shared = {id(current[state]): tensor for state, tensor in states.items()}
+        module = extract_module(self.graph, states, self._values(counts), spans, self.name, shared=shared)
         module.train(self.training)
         if calibrate is not None:
             _calibrate(module, calibrate)
@@ -240,7 +295,7 @@ class Elastic(nn.Module):
 
     def _selected(self, selection: Selection) -> tuple[IntArray, tuple[bool, ...], dict[int, IntArray]]:
         """Kept counts and spans of a selection, and the orders that bring its units to the front."""
-        index = {group.name: i for i, group in enumerate(self.graph.groups) if i not in self.dropped}
+        index = {group.name: i for i, group in self._choosable()}
         kept, spans, orders = {}, dict.fromkeys(self.graph.span_names, True), {}
         for name, value in selection.items():
             if isinstance(value, bool) and name in spans:
@@ -253,7 +308,11 @@ class Elastic(nn.Module):
                     raise ValueError(f"{name} has the units 0 to {units - 1}, got {value[-1]}")
                 kept[index[name]] = len(value)
                 orders[index[name]] = np.array([*value, *(u for u in range(units) if u not in set(value))])
-        return self.graph.counts(kept), tuple(spans.values()), orders
+        return self.graph.counts(kept), closed(self.graph.spans, list(spans.values())), orders
+
+    def _choosable(self) -> list[tuple[int, Group]]:
+        """The groups whose units can change places."""
+        return [(i, g) for i, g in enumerate(self.graph.groups) if i not in self.dropped and not g.ordered]
 
     def _sliced(self, counts: IntArray, spans: tuple[bool, ...], orders: Permutations) -> dict[str, Tensor]:
         """Copies of what a sub-network uses once its units are in their orders; tied names share one tensor."""
@@ -268,10 +327,17 @@ class Elastic(nn.Module):
                 found[name] = found[first]
                 continue
             whole = current[name]
-            part = take(moved[name].detach(), self._cut(name, counts)).clone().contiguous()
+            part = self._part(name, moved[name].detach(), counts).clone().contiguous()
             found[name] = nn.Parameter(part, whole.requires_grad) if isinstance(whole, nn.Parameter) else part
             found.setdefault(first, found[name])
         return {name: found[name] for name in self.graph.used_states(spans)}
+
+    @torch.no_grad()
+    def _part(self, name: str, whole: Tensor, counts: IntArray) -> Tensor:
+        cut = self._cut(name, counts)
+        if self._transforms.trained(self, name, counts):
+            return self._transforms.part(self, name, whole, cut, counts)
+        return take(whole, cut)
 
     def _current(self) -> dict[str, Tensor]:
         """The live tensors by state name."""
@@ -314,13 +380,37 @@ class Elastic(nn.Module):
 
         Returns:
             Name in the extracted state dict to (name in this state dict, for each axis the kept runs or None: whole).
+            Weights that a trained kernel transform makes come from no one place and are left out.
         """
         counts, spans = self._resolve(self.space.validate(config))
         found = {}
         for name in self.graph.used_states(spans):
+            if self._transforms.trained(self, name, counts):
+                continue
             cuts = self._cuts[name]
             axes = [cuts[a].ranges(counts) if a in cuts else None for a in range(self.graph.states[name].dim())]
             found[name] = (name, axes)
+        for name, tensor in self.graph.opaque_states(self.graph.skipped(spans)).items():
+            found.setdefault(name, (name, [None] * tensor.dim()))
+        return found
+
+    def reads(self, config: Mapping[str, int | bool]) -> dict[str, list[Ranges | None]]:
+        """What a sub-network reads, and so what training it may move.
+
+        Returns:
+            Name in the state dict to, for each axis, the runs that are read (None: whole); unused names are missing.
+        """
+        counts, spans = self._resolve(self.space.validate(config))
+        used = self.graph.used_states(spans)
+        matrices = self._transforms.used(counts, set(used))
+        counts = self._transforms.read(counts)
+        found: dict[str, list[Ranges | None]] = {}
+        for name in used:
+            cuts = self._cuts[name]
+            found[name] = [cuts[a].ranges(counts) if a in cuts else None for a in range(self.graph.states[name].dim())]
+        inside = self.graph.opaque_states(self.graph.skipped(spans))
+        found |= {name: [None] * tensor.dim() for name, tensor in inside.items() if name not in found}
+        found |= {name: [None, None] for name in matrices}
         return found
 
     def cost(self, config: Mapping[str, int | bool]) -> Cost:
@@ -354,7 +444,7 @@ class Elastic(nn.Module):
             scored = magnitude(self.graph, self._current())
             return {g: values.numpy() for g, values in scored.items() if g not in self.dropped}
         given = importance(self) if callable(importance) else importance
-        index = {group.name: i for i, group in enumerate(self.graph.groups) if i not in self.dropped}
+        index = {group.name: i for i, group in self._choosable()}
         found = {}
         for name, values in given.items():
             if name not in index:
@@ -410,7 +500,13 @@ def elastic(model: nn.Module, example: Any, *, min_size: int = 4, choices: Choic
         example: an input: a tensor, a tuple (positional) or a dict (keyword); axis 0 is the batch.
         min_size: the smallest number of units that a width keeps.
         choices: by knob-name pattern (`width:*`, `depth:blocks.3.*`) the counts (int) or shares (float) to choose from,
-            or booleans for depth; patterns that come later win, and one choice freezes.
+            or booleans for depth; patterns that come later win, and one choice freezes. Kernel sizes
+            (`"kernel:*": [3, 5, 7]`), input resolutions (`"resolution:x": [128, 160, 224]`, in pixels; the network
+            takes full-size images and resizes them) and sequence lengths (`"length:*": [64, 128]`, the first positions
+            of all inputs that fit) bend only where they are named here. So do the dimensions of heads (`"head_dim:*":
+            [0.5, 1.0]`: every head loses the same ones, and no heads go), the channels within groups of normalisations
+            and convolutions (`"channels:*"`), and modules that keep the shape of their input (`"block:stages.2":
+            [False, True]`; `graph.skippable` lists them).
         round_to: shares are rounded to multiples of this where a width has more than four times as many units.
         tie: patterns such as `width:stages.1.*`: all widths (or depths) that fit one are one knob.
         check: whether to reorder all units in double precision and compare (a group that fails is made rigid).
@@ -428,25 +524,20 @@ def elastic(model: nn.Module, example: Any, *, min_size: int = 4, choices: Choic
         raise TypeError("this network is elastic already")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-    graph = trace(_copy(model), _ordered(model, example), asked=tuple(choices or ()))
+    model = unwrapped(model)
+    check_model(model)
+    graph = trace(copied(model), _ordered(model, example), asked=tuple(choices or ()))
     dropped = PermutationCheck(graph).unsound() if check else []
     groups = [i for i in range(len(graph.groups)) if i not in dropped]
     space = make_space(graph, groups, min_size=min_size, choices=choices, round_to=round_to, tie=tie)
-    stored, used = set(model.state_dict()), set(graph.states)
+    stored, used = set(model.state_dict()) - set(graph.opaque_states()), set(graph.states)
     net = Elastic(graph, space, type(model).__name__, dropped, others=sorted(stored - used), own=sorted(used - stored))
+    if check:
+        check_sizes(net, model)
     net.train(model.training)
     if verbose or (verbose is None and _interactive()):
         print(net.report())
     return net
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except RuntimeError as error:
-        raise PliantError(
-            f"the model cannot be copied ({str(error).splitlines()[0]})", fix="give it as it is before any forward"
-        ) from error
 
 
 def _ordered(model: nn.Module, example: Any) -> Any:

@@ -1,38 +1,32 @@
 """Extraction: a sub-network as a plain, really smaller module."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import copy
+import inspect
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from pliant.core import PliantError, as_call, make_output
+from pliant.core import PliantError, as_call, copied, make_output, map_tensors
+from pliant.core.forms import ABSENT, Fields, Slot, must_be, part_of, parts_of, slots
+from pliant.elastic.operators import function_of, in_place_of, method_of, overwriting
 from pliant.graph.graph import Graph
-from pliant.graph.ir import TRAINING, Named, Node, Ref, refs, resolve_target, substitute
+from pliant.graph.ir import TRAINING, Named, Node, Ref, call_opaque, refs, substitute
 from pliant.graph.patches import Patch
-
-_METHODS = {"aten.view": "reshape", "aten.reshape": "reshape", "aten._unsafe_view": "reshape", "aten.expand": "expand",
-            "aten.repeat": "repeat", "aten.sym_size": "size"}  # fmt: skip
-"""Operators written as tensor methods, so that tracers see sizes that depend on the batch."""
-_PUBLIC: dict[str, Callable[..., Any]] = {
-    "aten.conv1d.default": torch.conv1d, "aten.conv2d.default": torch.conv2d, "aten.conv3d.default": torch.conv3d,
-    "aten.linear.default": F.linear, "aten.batch_norm.default": torch.batch_norm, "aten.relu.default": torch.relu,
-    "aten.layer_norm.default": torch.layer_norm, "aten.gelu.default": F.gelu, "aten.dropout.default": torch.dropout,
-    "aten.add.Tensor": torch.add, "aten.mul.Tensor": torch.mul, "aten.embedding.default": torch.embedding,
-    "aten.matmul.default": torch.matmul, "aten.addmm.default": torch.addmm, "aten.tanh.default": torch.tanh,
-    "aten.transpose.int": torch.transpose, "aten.permute.default": torch.permute,
-    "aten.scaled_dot_product_attention.default": F.scaled_dot_product_attention,
-}  # fmt: skip
-"""Operators with a public function of the same signature, which torch calls with less ado than the overload."""
-_FORGET_RESULT = {"aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.linear", "aten.batch_norm", "aten.group_norm",
-                  "aten.add", "aten.addmm"}  # fmt: skip
-"""Operators whose gradient does not read their result, so that it may be written over."""
 
 
 def extract_module(
-    graph: Graph, states: Mapping[str, Tensor], sizes: Sequence[int], spans: Sequence[bool], name: str
+    graph: Graph,
+    states: Mapping[str, Tensor],
+    sizes: Sequence[int],
+    spans: Sequence[bool],
+    name: str,
+    *,
+    shared: Mapping[int, Tensor] | None = None,
 ) -> fx.GraphModule:
     """A `GraphModule` with original parameter names and live `train()` / `eval()`.
 
@@ -42,11 +36,14 @@ def extract_module(
         sizes: values of the graph's patches.
         spans: which spans are kept.
         name: class name of the result.
+        shared: `id` of a full-size tensor to the one in `states`, for sub-modules that run as they are and use it too.
     """
     root = nn.Module()
+    for path in graph.opaque_paths(graph.skipped(spans)):
+        attach_module(root, path, copied(graph.program.opaque[path].module, dict(shared or {})))
     for state, tensor in states.items():
         attach(root, state, tensor)
-    builder = _Builder(graph, sizes, spans)
+    builder = _Builder(graph, sizes, spans, root)
     new = builder.build(set(states))
     return fx.GraphModule(root, new, class_name=name)
 
@@ -65,47 +62,131 @@ def attach(root: nn.Module, name: str, tensor: Tensor) -> None:
         owner._buffers[leaf] = tensor
 
 
+def attach_module(root: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module at its dotted name, making the modules on the way."""
+    *path, leaf = name.split(".")
+    owner = root
+    for part in path:
+        if part not in owner._modules:
+            owner._modules[part] = nn.Module()
+        owner = owner._modules[part]  # type: ignore[assignment]
+    owner._modules[leaf] = module
+
+
+class TrainingOnly(nn.Module):
+    """Calls of training alone; in evaluation it gives out None for each of its results."""
+
+    def __init__(self, inside: nn.Module, count: int) -> None:
+        super().__init__()
+        self.inside, self.count = inside, count
+
+    def forward(self, *operands: Any) -> Any:
+        """The results, or nothing."""
+        return self.inside(*operands) if self.training else (None,) * self.count
+
+
 def forgive(root: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """A hook before loading a state dict: fit the names of an original's to those of its elastic copy.
 
     The copy has each tied tensor once and lacks what no forward uses (`root._others`); it has constants and buffers
-    that the original does not store (`root._own`), which stay as they are.
+    that the original does not store (`root._own`, kernel transforms), which stay as they are.
     """
     for name in root._others:  # type: ignore[union-attr]
         state_dict.pop(prefix + name, None)
-    buffers = dict(root.named_buffers(remove_duplicate=False))
-    for name in root._own:  # type: ignore[union-attr]
-        state_dict.setdefault(prefix + name, buffers[name])
+    held = dict(root.named_buffers(remove_duplicate=False)) | dict(root.named_parameters())
+    for name in (*root._own, *root._transforms.names):  # type: ignore[union-attr, misc]
+        state_dict.setdefault(prefix + name, held[name])
 
 
 class _Builder:
-    def __init__(self, graph: Graph, sizes: Sequence[int], spans: Sequence[bool]) -> None:
-        self.source, self.sizes = graph, sizes
-        self.skipped = {i for i, keep in enumerate(spans) if not keep}
+    def __init__(self, graph: Graph, sizes: Sequence[int], spans: Sequence[bool], root: nn.Module) -> None:
+        self.source, self.sizes, self.root = graph, sizes, root
+        self.skipped = graph.skipped(spans)
         self.patches: dict[str, list[tuple[int, Patch]]] = {}
         for i, patch in enumerate(graph.patches):
             self.patches.setdefault(patch.node, []).append((i, patch))
         self.shortcut = {span.merge: span.shortcut for i, span in enumerate(graph.spans) if i in self.skipped}
-        self.nodes = {node.name: node for node in graph.program}
-        self.readers = Counter(ref.name for node in graph.program for ref in refs((node.args, node.kwargs)))
+        self.overwriting = overwriting(graph.program)
         self.graph = fx.Graph()
         self.env: dict[str, Any] = {}
 
     def build(self, used: set[str]) -> fx.Graph:
+        self._inputs()
+        waiting: list[Node] = []
         for node in self.source.program:
+            if waiting and node.kind == "call" and not node.live:
+                self._training_only(waiting)
+                waiting = []
             if node.kind == "input":
-                self.env[node.name] = self.graph.placeholder(node.target)
-            elif self.skipped & self.source.guards.get(node.name, frozenset()):
+                continue
+            if not self.source.is_needed(node.name, self.skipped):
                 continue
             elif node.name in self.shortcut:
                 self.env[node.name] = self.env[self.shortcut[node.name]]
+            elif node.live:
+                waiting.append(node)
             elif node.kind == "state":
                 if node.target in used:
                     self.env[node.name] = self.graph.get_attr(node.target)
             else:
                 self.env[node.name] = self._call(node)
+        if waiting:
+            self._training_only(waiting)
         self.graph.output(self._value(self.source.program.output))
         return self.graph
+
+    def _inputs(self) -> None:
+        """One placeholder for each argument of the example; tensors are taken out of nested ones."""
+        program = self.source.program
+        arguments = program.form.flat_arguments()
+        optional = len(arguments)
+        while optional and not slots(arguments[optional - 1][1]):
+            optional -= 1  # constants at the end may be left out
+        for i, (name, form, default) in enumerate(arguments):
+            free = i >= optional and default is not ABSENT
+            value = self.graph.placeholder(name, default_value=form if free else inspect.Signature.empty)
+            self._take(value, form, name, [node.name for node in program.inputs])
+
+    def _take(self, value: fx.Node, form: Any, where: str, names: Sequence[str]) -> None:
+        parts = [*zip(form.keys, form.values, strict=True)] if isinstance(form, Fields) else parts_of(form)
+        if isinstance(form, Slot):
+            self.env[names[form.index]] = value
+        elif parts is None or not parts:
+            self.graph.call_function(must_be, (value, form, where))
+        else:
+            for key, part in parts:
+                self._take(self.graph.call_function(part_of, (value, key)), part, f"{where}.{key}", names)
+
+    def _training_only(self, nodes: Sequence[Node]) -> None:
+        """Calls of training alone, in a module of their own that knows the mode."""
+        inside = {node.name for node in nodes}
+        outer = dict.fromkeys(ref.name for node in nodes for ref in refs((node.args, node.kwargs)))
+        operands = [name for name in outer if name not in inside and name != TRAINING]
+        others = [(n.args, n.kwargs) for n in self.source.program if n.name not in inside]
+        read = {ref.name for ref in refs((others, self.source.program.output))}
+        results = [node.name for node in nodes if node.name in read]
+        child = copy.copy(self)
+        child.graph = fx.Graph()
+        child.env = {name: child.graph.placeholder(f"x{i}") for i, name in enumerate(operands)} | {TRAINING: True}
+        for node in nodes:
+            child.env[node.name] = child._call(node)
+        child.graph.output(tuple(child.env[name] for name in results))
+        path = self._attribute("training_only", TrainingOnly(fx.GraphModule(nn.Module(), child.graph), len(results)))
+        out = self.graph.call_module(path, tuple(self.env[name] for name in operands))
+        for i, name in enumerate(results):
+            self.env[name] = self.graph.call_function(operator.getitem, (out, i))
+
+    def _attribute(self, stem: str, value: Any) -> str:
+        """Keep something at the root; its name."""
+        name = next(n for i in count() if not hasattr(self.root, n := f"{stem}_{i}"))
+        setattr(self.root, name, value)
+        return name
+
+    def _opaque(self, node: Node) -> fx.Node:
+        path, (index, *operands) = node.target.removeprefix("module."), node.args
+        call = self._attribute("opaque_call", self.source.program.opaque[path].calls[index])
+        given = [self.graph.get_attr(path), self.graph.get_attr(call), *(self._value(operand) for operand in operands)]
+        return self.graph.call_function(call_opaque, tuple(given))
 
     def _lookup(self, ref: Ref) -> Any:
         if ref.name == TRAINING and TRAINING not in self.env:
@@ -123,6 +204,8 @@ class _Builder:
         return self._lookup(value) if isinstance(value, Ref) else value
 
     def _call(self, node: Node) -> fx.Node:
+        if node.target.startswith("module."):
+            return self._opaque(node)
         args, kwargs = substitute((list(node.args), node.kwargs), self._lookup)
         for i, patch in self.patches.get(node.name, ()):
             target: Any = kwargs if isinstance(patch.key, str) else args
@@ -134,25 +217,11 @@ class _Builder:
                 target[patch.key] = new
             else:
                 target[patch.key] = [new if j == patch.item else entry for j, entry in enumerate(target[patch.key])]
-        method = _METHODS.get(node.packet)
-        if method is not None and not kwargs:
-            return self.graph.call_method(method, tuple(args))
-        if node.in_place and self._overwritten(node.args[0]):
-            written = node.packet.removeprefix("aten.") + "_"
-            if hasattr(Tensor, written):
-                return self.graph.call_method(written, tuple(args), kwargs)
-            overload = f"aten.{written}.{node.target.rpartition('.')[2]}"
-            return self.graph.call_function(resolve_target(overload), tuple(args), kwargs)
-        return self.graph.call_function(_PUBLIC.get(node.target) or resolve_target(node.target), tuple(args), kwargs)
-
-    def _overwritten(self, ref: Any) -> bool:
-        """Whether the network's writing over a value can be kept.
-
-        It must be the value the network wrote over (a skipped span hands on its shortcut, which others read), nobody
-        else may read it, and its maker must not need it for gradients.
-        """
-        maker = self.nodes[ref.name]
-        return maker.packet in _FORGET_RESULT and ref.name not in self.shortcut and self.readers[ref.name] == 1
+        called: Any = method_of(node) or function_of(node)
+        if self.overwriting.get(node.name, "") not in ("", *self.shortcut):
+            called = in_place_of(node)
+        emit = self.graph.call_method if isinstance(called, str) else self.graph.call_function
+        return emit(called, tuple(args), kwargs)
 
 
 class _Statistics(fx.Interpreter):
@@ -199,11 +268,16 @@ def calibrate(module: fx.GraphModule, batches: Iterable[Any]) -> None:
     device = next((tensor.device for tensor in module.buffers()), torch.device("cpu"))
     with torch.no_grad():
         for batch in batches:
-            args, kwargs = as_call(batch)
-            given = dict(zip(places, args, strict=False)) | kwargs
-            if set(given) != set(places):
-                raise PliantError(f"a batch to calibrate with holds {sorted(given)}, the network takes {places}")
-            statistics.run(*[given[place].to(device) for place in places])
+            args, kwargs = map_tensors(lambda tensor: tensor.to(device), as_call(batch))
+            try:
+                given = inspect.signature(module.forward).bind(*args, **kwargs)
+            except TypeError as error:
+                got = f"{len(args)} inputs and {sorted(kwargs)}"
+                raise PliantError(
+                    f"a batch to calibrate with holds {got}, the network takes {places} ({error})"
+                ) from error
+            given.apply_defaults()
+            statistics.run(*given.args, *given.kwargs.values())
             statistics.batches += 1
     module.train(mode)
     if not statistics.batches:

@@ -1,6 +1,7 @@
 """Order: permuting units without changing the function, and the check that nothing else hangs on their order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from pliant.core import seeded, tensors_of
 from pliant.elastic.runner import Runner
 from pliant.graph.analyse import Axis
 from pliant.graph.graph import Graph
-from pliant.graph.ir import Node, Ref, writes_state
+from pliant.graph.ir import Node, Ref, evaluated, writes_state
 from pliant.graph.labels import IntArray
 
 Permutations = Mapping[int, IntArray]
@@ -62,19 +63,36 @@ def cycles(units: Sequence[int], seed: int = 0) -> dict[int, IntArray]:
     return found
 
 
-class PermutationCheck:
-    """Runs a graph in double precision with its units in different orders and compares the results."""
+def reorderings(graph: Graph) -> dict[int, IntArray]:
+    """`cycles` for the groups whose units can change places."""
+    return {g: order for g, order in cycles(graph.analysis.units).items() if not graph.groups[g].ordered}
 
-    TOLERANCE = 1e-9
+
+class PermutationCheck:
+    """Runs a graph in double precision with its units in different orders and compares the results.
+
+    Where an operator knows single precision only, that is what runs.
+
+    Attributes:
+        dtype: float64 or float32.
+        tolerance: the largest relative change that reordering may make in that precision.
+    """
 
     def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.runner = Runner(graph, dtype=torch.float64)
-        self.states = {name: _double(tensor.detach()) for name, tensor in graph.states.items()}
+        try:
+            self._prepare(graph, torch.float64, 1e-9)
+        except (RuntimeError, NotImplementedError):
+            self._prepare(graph, torch.float32, 1e-4)
+
+    def _prepare(self, graph: Graph, dtype: torch.dtype, tolerance: float) -> None:
+        self.graph, self.dtype, self.tolerance = graph, dtype, tolerance
+        self.runner = Runner(graph, dtype=dtype)
+        self.states = {name: _cast(tensor.detach(), dtype) for name, tensor in graph.states.items()}
         kinds = {node.name: node for node in graph.program}
         written = [kinds[node.args[0].name] for node in graph.program if writes_state(node) and _plain_ref(node)]
         self.written = {node.target for node in written if node.kind == "state"}
-        self.inputs = [_double(value) for value in tensors_of(graph.example)]
+        self.inputs = [_cast(value, dtype) for value in graph.inputs]
+        self.modules = evaluated(graph.program, dtype).opaque
         self.reference = self.run({})
 
     def run(self, permutations: Permutations, leave: tuple[str, int] | None = None) -> list[Tensor]:
@@ -83,11 +101,10 @@ class PermutationCheck:
         states = permuted(self.graph, fresh, permutations, leave)
         counts = self.graph.counts({})
         sizes = [patch.value(counts) for patch in self.graph.patches]
-        with torch.no_grad(), torch.random.fork_rng():
+        with torch.no_grad(), torch.random.fork_rng(), _made_in(self.dtype):
             torch.manual_seed(0)
-            output = self.runner(
-                self.inputs, [states[n] for n in self.runner.states], sizes, [True] * len(self.graph.spans), False
-            )
+            weights, spans = [states[name] for name in self.runner.states], [True] * len(self.graph.spans)
+            output = self.runner(self.inputs, weights, sizes, spans, False, self.modules)
         return tensors_of(output)
 
     def error(self, permutations: Permutations, leave: tuple[str, int] | None = None) -> float:
@@ -101,10 +118,10 @@ class PermutationCheck:
 
     def unsound(self) -> list[int]:
         """Groups whose units cannot be reordered: empty where the analysis is right."""
-        permutations = cycles(self.graph.analysis.units)
-        if not permutations or self.error(permutations) <= self.TOLERANCE:
+        permutations = reorderings(self.graph)
+        if not permutations or self.error(permutations) <= self.tolerance:
             return []
-        alone = [g for g, p in permutations.items() if not self.error({g: p}) <= self.TOLERANCE]
+        alone = [g for g, p in permutations.items() if not self.error({g: p}) <= self.tolerance]
         return alone or list(permutations)  # where only a combination fails, no group can be trusted
 
 
@@ -112,18 +129,34 @@ def _plain_ref(node: Node) -> bool:
     return bool(node.args) and isinstance(node.args[0], Ref)
 
 
-def _double(value: Tensor) -> Tensor:
-    return value.to(torch.float64) if value.is_floating_point() else value
+def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
+    if value.is_complex():
+        return value.to(dtype.to_complex())
+    return value.to(dtype) if value.is_floating_point() else value
+
+
+@contextmanager
+def _made_in(dtype: torch.dtype) -> Iterator[None]:
+    """Tensors that the network makes without naming a precision get this one."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def magnitude(graph: Graph, states: Mapping[str, Tensor]) -> dict[int, Tensor]:
     """Importance of each unit: the sum over all weights it touches of its norm relative to the mean unit's norm.
 
     The group form of the magnitude criterion ("DepGraph: Towards Any Structural Pruning", section 3.4). Vectors
-    (biases, statistics) do not count. Returns float64 [units] for each group; larger is more important.
+    (biases, statistics) do not count. Returns float64 [units] for each group whose units can change places; larger is
+    more important.
     """
     scores: dict[int, Tensor] = {}
     for g, group in enumerate(graph.groups):
+        if group.ordered:
+            continue
         total = torch.zeros(group.units, dtype=torch.float64)
         for name, a in group.where:
             tensor = states[name].detach()

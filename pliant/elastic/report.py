@@ -12,6 +12,10 @@ from pliant.core import Space
 from pliant.elastic.knobs import knob_of
 from pliant.graph.analyse import Rigid
 from pliant.graph.graph import Cost, Graph
+from pliant.graph.sizes import KINDS
+
+_UNITS = {"kernel": "taps", "resolution": "pixels", "length": "positions"}
+"""What the units of a kind are called, where they are no units that can change places."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,13 @@ class Report:
 
     def headline(self) -> str:
         """One line."""
+        kinds = [row.kind for row in self.groups]
+        asked = [(kind, kinds.count(kind)) for kind in _UNITS if kind in kinds]
+        counted = [f"{sum(kind not in _UNITS for kind in kinds)} widths"]
+        counted += [f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in asked]
+        counted += [f"{len(self.depth)} depths"]
         return (
-            f"{len(self.groups)} widths, {len(self.depth)} depths, {_count(self.subnetworks)} sub-networks; "
+            f"{', '.join(counted)}, {_count(self.subnetworks)} sub-networks; "
             f"{self.coverage:.0%} of {_count(self.whole.parameters)} parameters bend"
         )
 
@@ -62,9 +71,8 @@ class Report:
         width = max([len(row.name) for row in self.groups] + [len(name) for name, _, _ in self.depth] + [4])
         for row in self.groups:
             choices = "/".join(map(str, row.choices)) if row.choices else "whole"
-            lines.append(
-                f"  {row.name:<{width}}  {row.units:>5} units  {choices:<20} {row.parameters_share:>4.0%} of parameters"
-            )
+            units = f"{row.units:>5} {_UNITS.get(row.kind, 'units'):<5}"
+            lines.append(f"  {row.name:<{width}}  {units}  {choices:<20} {row.parameters_share:>4.0%} of parameters")
         for name, _, count in self.depth:
             lines.append(f"  {name:<{width}}  {'keep or skip':>11}  {_count(count):>20} parameters")
         if not self.groups and not self.depth:
@@ -109,12 +117,14 @@ def make_report(graph: Graph, space: Space, network: str, dropped: Sequence[int]
             free = np.prod([(axis.group != i).mean() for axis in graph.state_axes[name].values()])
             touched += graph.states[name].numel() * (1 - float(free))
         share = sum(_product(c, axes) for _, c, axes in graph.analysis.macs if any((a.group == i).any() for a in axes))
-        where = tuple(f"{name}[{axis}]" for name, axis in group.where)
+        where = tuple(f"{name}[{axis}]" for name, axis in group.where) or (group.name.partition(":")[2],)
         choices = tuple(int(c) for c in knobs.get(knob_of(space, group.name), ()))
+        if group.kind in KINDS and choices:
+            share = _sized(graph, i, choices[0])
         rows.append(GroupRow(group.name, group.kind, group.units, choices, touched / total, share / flops, where))
     nodes = {node.name: node for node in graph.program}
     depth = []
-    for name, span in zip(graph.span_names, graph.spans, strict=True):
+    for name, span in zip(graph.span_names, graph.spans, strict=False):  # sums have no name
         own = {nodes[n].target for n in span.nodes if nodes[n].kind == "state"} & graph.parameters
         depth.append((name, len(span.nodes), sum(graph.states[n].numel() for n in own)))
     everything = (True,) * len(graph.spans)
@@ -124,6 +134,12 @@ def make_report(graph: Graph, space: Space, network: str, dropped: Sequence[int]
     whole = graph.cost(graph.counts({}), everything)
     told = tuple(graph.rigid), tuple(graph.notes), graph.coverage(), space.size
     return Report(network, tuple(rows), tuple(depth), *told, whole, graph.cost(least, spans))
+
+
+def _sized(graph: Graph, group: int, least: int) -> float:
+    """Multiply-accumulates of the calls whose cost follows an input's size."""
+    scales = graph.scales_at(graph.counts({group: least}))
+    return sum(_product(c, axes) for (_, c, axes), scale in zip(graph.analysis.macs, scales, strict=True) if scale != 1)
 
 
 def _product(constant: float, axes: Sequence[Any]) -> float:

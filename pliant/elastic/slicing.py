@@ -1,18 +1,25 @@
 """Slices: from kept counts to the part of each tensor that a sub-network uses."""
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pliant.core._torch_private import backward_pass, storage_users
+from pliant.core.parts import Index, Runs, part_of, put
 from pliant.graph.analyse import Axis
 from pliant.graph.labels import IntArray
 
 Ranges = tuple[tuple[int, int], ...]
 """Runs `[begin, end)` along one axis, ascending."""
-Slice = tuple[slice | Tensor, ...]
-"""One entry for each axis of a tensor: a slice where one run is kept, else an int64 index."""
+Slice = tuple[Index, ...]
+"""One entry for each axis of a tensor: a slice where one run is kept, `Runs` where they are regular, else an index."""
+
+_LARGE = 1 << 17
+"""Entries from which a parameter's gradient is worth a function and memory of its own."""
 
 
 class AxisCuts:
@@ -22,7 +29,7 @@ class AxisCuts:
         self._axis = axis
         self._groups = np.unique(axis.group[axis.group >= 0])
         self._memo: dict[tuple[int, ...], Ranges] = {}
-        self._index: dict[tuple[int, ...], Tensor] = {}
+        self._entries: dict[tuple[int, ...], Index] = {}
 
     def _key(self, counts: IntArray) -> tuple[int, ...]:
         return tuple(counts[self._groups].tolist())
@@ -36,36 +43,141 @@ class AxisCuts:
             self._memo[key] = tuple((int(begin), int(end)) for begin, end in edges)
         return self._memo[key]
 
-    def entry(self, counts: IntArray) -> slice | Tensor:
-        """A slice where one run stays, else the kept indices."""
-        ranges = self.ranges(counts)
-        if len(ranges) == 1:
-            return slice(*ranges[0])
+    def entry(self, counts: IntArray) -> Index:
+        """A slice where one run stays, `Runs` where they are alike and evenly spaced, else the kept indices."""
         key = self._key(counts)
-        if key not in self._index:
-            self._index[key] = torch.cat([torch.arange(begin, end) for begin, end in ranges])
-        return self._index[key]
+        if key not in self._entries:
+            self._entries[key] = _entry(self.ranges(counts))
+        return self._entries[key]
 
 
-def take(tensor: Tensor, cut: Sequence[slice | Tensor]) -> Tensor:
-    """The part of a tensor: a view where every entry is a slice, else a copy. Differentiable."""
-    for axis, entry in enumerate(cut):
-        if isinstance(entry, slice):
-            if entry.stop is not None and (entry.start, entry.stop) != (0, tensor.shape[axis]):
-                tensor = tensor.narrow(axis, entry.start, entry.stop - entry.start)
-        else:
-            tensor = tensor.index_select(axis, entry.to(tensor.device))
-    return tensor
+def _entry(ranges: Ranges) -> Index:
+    if len(ranges) == 1:
+        return slice(*ranges[0])
+    lengths = {end - begin for begin, end in ranges}
+    steps = {after[0] - before[0] for before, after in pairwise(ranges)}
+    if len(lengths) == len(steps) == 1:
+        return Runs(ranges[0][0], lengths.pop(), steps.pop(), len(ranges))
+    return torch.cat([torch.arange(begin, end) for begin, end in ranges])
 
 
-def put(tensor: Tensor, cut: Sequence[slice | Tensor], part: Tensor) -> None:
-    """Write a part back (the inverse of `take` where that copied)."""
-    index = [
-        torch.arange(tensor.shape[axis])[entry] if isinstance(entry, slice) else entry for axis, entry in enumerate(cut)
-    ]
-    tensor[tuple(torch.meshgrid(*[i.to(tensor.device) for i in index], indexing="ij"))] = part
-
-
-def is_view(cut: Sequence[slice | Tensor]) -> bool:
-    """Whether `take` gives a view."""
+def is_view(cut: Sequence[Index]) -> bool:
+    """Whether `take` gives a view of a buffer."""
     return all(isinstance(entry, slice) for entry in cut)
+
+
+class Gradients:
+    """The memory of full-size gradients, kept from step to step.
+
+    Fresh memory for the gradient of a slice would cost more than its numbers: the system has to find and clear every
+    page. So one buffer for each parameter is used again once nobody else refers to it. Slices of one parameter that are
+    used several times in one backward pass write into the same one.
+    """
+
+    def __init__(self) -> None:
+        self._slots: dict[int, _Slot] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Gradients":
+        return Gradients()
+
+    def slot(self, parameter: Tensor) -> "_Slot":
+        """The memory of one parameter."""
+        return self._slots.setdefault(id(parameter), _Slot())
+
+    def drop(self, parameter: Tensor) -> None:
+        """Give the memory of one parameter back."""
+        self._slots.pop(id(parameter), None)
+
+    def clear(self) -> None:
+        """Give the memory back; gradients that are still in use keep theirs."""
+        self._slots.clear()
+
+
+class _Slot:
+    """Memory for the gradient of one parameter: free, or in use since backward pass `task`."""
+
+    __slots__ = ("buffer", "task")
+
+    def __init__(self) -> None:
+        self.buffer: Tensor | None = None
+        self.task = -1
+
+    def add(self, part: Tensor, cut: Slice, like: Tensor) -> Tensor | None:
+        """A tensor like `like` of zeros with `part` in its place.
+
+        None where a gradient of the same backward pass, which autograd has not handed on yet, has taken it in.
+        """
+        task, buffer = backward_pass(), self.buffer
+        if buffer is None or (buffer.shape, buffer.dtype, buffer.device) != (like.shape, part.dtype, part.device):
+            buffer = self.buffer = torch.empty_like(like, dtype=part.dtype)
+        elif storage_users(buffer) > 1:
+            if self.task == task:
+                put(buffer, cut, part, add=True)
+                return None
+            return put(torch.zeros_like(like, dtype=part.dtype), cut, part)
+        self.task = task
+        return put(buffer.detach().zero_(), cut, part)
+
+
+def take(tensor: Tensor, cut: Sequence[Index], gradients: Gradients | None = None) -> Tensor:
+    """The part of a tensor: a view where every entry is a slice, else a copy. Differentiable.
+
+    Args:
+        tensor: the whole.
+        cut: an entry for each of its first axes; the others stay whole.
+        gradients: where the gradients of parameters are made.
+    """
+    if (
+        gradients is None
+        or tensor.numel() < _LARGE
+        or not tensor.requires_grad
+        or not torch.is_grad_enabled()
+        or not isinstance(tensor, nn.Parameter)  # a tensor of functional transforms
+        or torch.compiler.is_compiling()
+    ):
+        return part_of(tensor, cut)
+    if all(isinstance(e, slice) and e.indices(size) == (0, size, 1) for e, size in zip(cut, tensor.shape)):
+        gradients.drop(tensor)  # its gradient will be autograd's own
+        return tensor
+    found: Tensor = _Take.apply(tensor, tuple(cut), gradients.slot(tensor))  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Take(torch.autograd.Function):
+    """`part_of`, whose gradient is written in one go; that of chained slices is one tensor of zeros after another."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tensor: Tensor, cut: Slice, slot: _Slot) -> Tensor:
+        part = part_of(tensor, cut)
+        # Gradients of matrices come out in the memory order of the matrix if that is contiguous.
+        return part.contiguous() if tensor.dim() == 2 and 2 * part.numel() <= tensor.numel() else part
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Slice, _Slot], output: Tensor) -> None:
+        ctx.like, ctx.cut, ctx.slot = inputs[0].detach(), *inputs[1:]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        if torch.is_grad_enabled():  # a gradient of the gradient will be wanted
+            return _Put.apply(grad, ctx.cut, ctx.like), None, None  # type: ignore[no-untyped-call]
+        return ctx.slot.add(grad, ctx.cut, ctx.like), None, None
+
+
+class _Put(torch.autograd.Function):
+    """A tensor of zeros like `like` that holds `part` in its place."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(part: Tensor, cut: Slice, like: Tensor) -> Tensor:
+        return put(torch.zeros_like(like, dtype=part.dtype), cut, part)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Slice, Tensor], output: Tensor) -> None:
+        ctx.cut = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return part_of(grad, ctx.cut), None, None

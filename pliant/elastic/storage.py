@@ -1,5 +1,6 @@
 """Storage: an elastic network as safetensors and JSON, to be run without the user's code."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pliant.core import PliantError, Space, atomic_folder, read_json, write_atomic, write_json
+from pliant.core.forms import from_dict as form_from_dict
+from pliant.core.forms import parts_of
+from pliant.core.forms import to_dict as form_to_dict
 from pliant.graph.graph import Graph, aliases
 from pliant.graph.ir import Node, Program, decode, encode, verify
 
@@ -20,8 +24,15 @@ FORMAT = 1
 def save_elastic(net: "Elastic", path: str | Path) -> None:
     """Write `graph.json` and `tensors.safetensors` into a folder, which appears whole or not at all."""
     graph = net.graph
+    for path, opaque in graph.program.opaque.items():
+        raise PliantError(
+            f"{path} runs as it is ({opaque.reason}), so that the network needs its code to run",
+            where=opaque.line or None,
+            fix="extract a sub-network and store its state_dict(), or rewrite what cannot be traced",
+        )
     tied = aliases(graph)
     tensors = {f"state.{n}": t.detach().cpu().contiguous() for n, t in net._current().items() if n not in tied}
+    tensors |= {f"state.{n}": net.get_parameter(n).detach().cpu() for n in net._transforms.names}
     shell, leaves = _shell(graph.example)
     tensors |= {f"example.{i}": leaf.cpu().contiguous() for i, leaf in enumerate(leaves)}
     data = {
@@ -30,9 +41,10 @@ def save_elastic(net: "Elastic", path: str | Path) -> None:
         "parameters": sorted(graph.parameters), "tied": tied, "example": shell, "notes": graph.notes,
         "asked": list(graph.asked), "frozen": sorted(graph.frozen),
         "active": dict(net.active), "training": net.training, "output": encode(graph.program.output),
-        "untrained": sorted(name for name in graph.parameters if not net._current()[name].requires_grad),
+        "form": form_to_dict(graph.program.form),
+        "untrained": sorted(n for n in (*graph.parameters, *net._transforms.names) if not _trains(net, n)),
         "nodes": [
-            [n.name, n.kind, n.target, encode(n.args), encode(n.kwargs), n.module, n.line, n.in_place]
+            [n.name, n.kind, n.target, encode(n.args), encode(n.kwargs), n.module, n.line, n.in_place, n.live]
             for n in graph.program
         ],
     }  # fmt: skip
@@ -64,6 +76,9 @@ def load_elastic(path: str | Path) -> "Elastic":
         graph = _graph(data, tensors)
         names = {"others": data["others"], "own": data["own"]}
         net = Elastic(graph, Space.from_dict(data["space"]), str(data["name"]), data["dropped"], **names)
+        for name in net._transforms.names:
+            matrix = net.get_parameter(name).requires_grad_(name not in data["untrained"])
+            matrix.data.copy_(tensors[f"state.{name}"])
         net.activate(data["active"])
         net.train(bool(data["training"]))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, PliantError) as error:
@@ -72,10 +87,18 @@ def load_elastic(path: str | Path) -> "Elastic":
     return net
 
 
+def _trains(net: "Elastic", name: str) -> bool:
+    return net.get_parameter(name).requires_grad
+
+
 def _graph(data: dict[str, Any], tensors: dict[str, Tensor]) -> Graph:
     program = Program(
-        [Node(n, k, t, decode(a), decode(kw), m, line, bool(i)) for n, k, t, a, kw, m, line, i in data["nodes"]],
+        [
+            Node(n, k, t, decode(a), decode(kw), m, line, bool(place), bool(live and live[0]))
+            for n, k, t, a, kw, m, line, place, *live in data["nodes"]
+        ],
         decode(data["output"]),
+        form=form_from_dict(data["form"]) if "form" in data else None,  # type: ignore[arg-type]
     )
     verify(program)
     parameters, untrained = set(data["parameters"]), set(data["untrained"])
@@ -98,10 +121,12 @@ def _shell(example: Any) -> tuple[Any, list[Tensor]]:
         if isinstance(value, Tensor):
             leaves.append(value)
             return {"tensor": len(leaves) - 1}
-        if isinstance(value, tuple | list):
+        if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
             return {"tuple": [walk(item) for item in value]}
         if isinstance(value, dict):
             return {"dict": {key: walk(item) for key, item in value.items()}}
+        if hasattr(value, "_fields") or dataclasses.is_dataclass(value):  # a dict of its fields does as well
+            return {"dict": {str(key): walk(item) for key, item in parts_of(value) or ()}}
         return {"value": value}
 
     return walk(example), leaves

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant.core import PliantError, call
+from pliant.core.forms import leaves_of, rebuilt
 
 
 def flatten(output: Any) -> tuple[list[Tensor], dict[str, Any]]:
@@ -75,14 +76,19 @@ class InputForm:
     """How the tensors of an example are named and put back together.
 
     A tensor is called `input`; tensors of a tuple are `input_0`, `input_1`, ...; tensors of a dict keep their keys.
+    Those of a nested tuple, list, dict or dataclass are numbered after it (`input_0_1`).
     Everything else in a tuple or dict (None, numbers) is a constant of the exported network.
+
+    Attributes:
+        batched: whether axis 0 can be a batch: it has one size in all tensors. Where it has not (the nodes and edges of
+            a graph), all sizes stay those of the example.
 
     Args:
         example: a tensor, a tuple (positional) or a dict (keyword).
 
     Raises:
         TypeError: another type.
-        PliantError: tensors nested deeper, no tensor at all, or a tensor without a batch axis.
+        PliantError: no tensor at all, or a tensor without a batch axis.
     """
 
     def __init__(self, example: Any) -> None:
@@ -97,43 +103,46 @@ class InputForm:
         else:
             raise TypeError(f"an example is a tensor, a tuple or a dict of tensors, got {type(example).__name__}")
         self._items = items
-        self.names = [name for name, item in items.items() if isinstance(item, Tensor)]
+        self.names = []
         for name, item in items.items():
-            if isinstance(item, tuple | list | Mapping):
-                raise PliantError(
-                    f"input {name!r} is a nested {type(item).__name__}", fix="pass its tensors one by one"
-                )
-            if isinstance(item, Tensor) and item.ndim == 0:
+            leaves = leaves_of(item)
+            self.names += [name] if isinstance(item, Tensor) else [f"{name}_{number}" for number in range(len(leaves))]
+            if any(leaf.ndim == 0 for leaf in leaves):
                 raise PliantError(f"input {name!r} has no axis", fix="axis 0 of every input tensor is the batch")
         if not self.names:
             raise PliantError("the example holds no tensor")
+        self.batched = len({len(item) for item in self.tensors(example)}) == 1
 
     def tensors(self, inputs: Any) -> list[Tensor]:
         """The tensors of other inputs of the same form, in the order of `names`."""
         if self.kind == "tensor":
             return [inputs]
-        if self.kind == "tuple":
-            return [item for item in inputs if isinstance(item, Tensor)]
-        return [inputs[name] for name in self.names]
+        return leaves_of([inputs[name] for name in self._items] if self.kind == "dict" else list(inputs))
 
     def assemble(self, tensors: list[Tensor]) -> Any:
         """Inputs like the example with these tensors in place of its own."""
         found = iter(tensors)
-        items = {name: next(found) if isinstance(item, Tensor) else item for name, item in self._items.items()}
+        items = {name: rebuilt(item, found) for name, item in self._items.items()}
         if self.kind == "tensor":
             return items["input"]
         return tuple(items.values()) if self.kind == "tuple" else items
 
     def rows(self, count: int) -> Any:
-        """The example with `count` rows: its own, repeated from the start where there are too few."""
+        """The example with `count` rows (its own, repeated from the start where there are too few) where it has any."""
+        if not self.batched:
+            return self.example
         tensors = self.tensors(self.example)
         return self.assemble([item[torch.arange(count, device=item.device) % len(item)] for item in tensors])
 
     def random(self, count: int, generator: torch.Generator) -> Any:
         """`count` rows with the example's dtypes: normal with its mean and spread, or its own integers shuffled.
 
-        Integers are drawn from those that occur in the example, so tokens and indices stay legal.
+        Integers are drawn from those that occur in the example, so tokens and indices stay legal. Without a batch the
+        integers are the example's own.
         """
+        if not self.batched:
+            items = self.tensors(self.example)
+            return self.assemble([_random_like(t, len(t), generator) if t.is_floating_point() else t for t in items])
         return self.assemble([_random_like(item, count, generator) for item in self.tensors(self.example)])
 
 

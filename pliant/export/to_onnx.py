@@ -13,16 +13,18 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from torch import nn
+from torch import fx, nn
 
 from pliant.core import PliantError, seeded
 from pliant.core._torch_private import no_onnx_log
 from pliant.core.calls import map_tensors
+from pliant.export import resize
 from pliant.export.onnx_model import OnnxModel
 from pliant.export.operators import run_and_inspect, threads_of
 from pliant.export.structure import Flat, InputForm, flatten, output_names
 from pliant.export.traceable import traceable
 from pliant.export.weights import tidy
+from pliant.graph.ir import call_opaque
 from pliant_runtime.gaps import gap
 from pliant_runtime.sessions import new_session
 
@@ -61,6 +63,7 @@ def to_onnx(
     Raises:
         PliantError: an operator known to export wrongly, or neither exporter gives a network equal to the module.
     """
+    _refuse_opaque(module)
     form = InputForm(map_tensors(lambda tensor: tensor.detach().cpu(), example))
     with evaluated(module) as net, torch.no_grad():
         output, max_threads = run_and_inspect(net, form.rows(_TRACE_ROWS))
@@ -88,6 +91,19 @@ def to_onnx(
         where=type(module).__name__,
         fix="write the operator named here with others, or check that axis 0 of every input is the batch",
     )
+
+
+def _refuse_opaque(module: nn.Module) -> None:
+    """Raises PliantError where a part of an extracted network runs as Python: a trace would hold one of its ways."""
+    for part in module.modules():
+        for node in part.graph.nodes if isinstance(part, fx.GraphModule) else ():
+            if node.target is call_opaque:
+                path = str(node.args[0].target)
+                raise PliantError(
+                    f"{path} runs as it is, because it cannot be traced, and has no ONNX form",
+                    where=type(part).__name__,
+                    fix="rewrite it with tensor operators (torch.where), or export the parts around it",
+                )
 
 
 @contextmanager
@@ -128,16 +144,26 @@ def _quiet() -> Iterator[None]:
 
 
 def _legacy(net: nn.Module, form: InputForm, names: list[str], outputs: list[torch.Tensor]) -> Any:
+    try:
+        return _traced(net, form, names, outputs, 17)
+    except torch.onnx.errors.UnsupportedOperatorError as error:
+        if resize.OPERATOR not in str(error):
+            raise
+    resize.allow_antialias()
+    return _traced(net, form, names, outputs, resize.OPSET)
+
+
+def _traced(net: nn.Module, form: InputForm, names: list[str], outputs: list[torch.Tensor], opset: int) -> Any:
     buffer = io.BytesIO()
-    axes = {name: {0: _BATCH} for name in form.names}
-    axes |= {name: {0: _BATCH} for name, tensor in zip(names, outputs) if tensor.ndim}
+    free = [*form.names, *(name for name, tensor in zip(names, outputs) if tensor.ndim)] if form.batched else []
+    axes = {name: {0: _BATCH} for name in free}
     with _quiet():
         torch.onnx.export(
             Flat(net, form),
             tuple(form.tensors(form.rows(_TRACE_ROWS))),
             buffer,  # type: ignore[arg-type]
             dynamo=False,
-            opset_version=17,
+            opset_version=opset,
             # EVAL would fold BatchNorm into convolutions; the module is in evaluation mode by itself.
             training=torch.onnx.TrainingMode.PRESERVE,
             do_constant_folding=False,
@@ -159,7 +185,7 @@ def _dynamo(net: nn.Module, form: InputForm, names: list[str], outputs: list[tor
             optimize=False,  # it folds BatchNorm and drops names
             input_names=list(form.names),
             output_names=list(names),
-            dynamic_shapes=(tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs),),
+            dynamic_shapes=(tuple({0: torch.export.Dim.DYNAMIC} if form.batched else {} for _ in inputs),),
         )
     if program is None:
         raise PliantError("the exporter returned nothing")

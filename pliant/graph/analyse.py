@@ -1,7 +1,10 @@
 """Analysis: run a program once on its example, values and labels side by side, and read off units and groups."""
 
-from collections.abc import Iterator, Mapping
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -11,11 +14,15 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pliant.core import PliantError
-from pliant.graph import indexing as indexing  # the imports enter their rules
-from pliant.graph import products as products
-from pliant.graph.ir import TRAINING, Node, Program, Ref, is_mutable, refs, resolve_target, substitute
+from pliant.graph import matrices as matrices  # the imports enter their rules
+from pliant.graph import signals as signals
+from pliant.graph.blocks import Block, find_blocks
+from pliant.graph.experts import GROWS, follow_domains
+from pliant.graph.indexing import refuse
+from pliant.graph.inner import Inner, wanted
+from pliant.graph.ir import TRAINING, Node, Program, Ref, callable_of, is_mutable, refs, substitute
 from pliant.graph.labels import Field, IntArray, Labels, Traced, along
-from pliant.graph.rules import Call, Macs, Result, find_rule, unknown_result
+from pliant.graph.rules import SLICES, Call, Macs, Result, find_rule, merge
 
 AxisKey = tuple[str, int, int]
 """(node, index of the result, axis)."""
@@ -40,11 +47,34 @@ class Axis:
 
     def kept(self, counts: IntArray) -> NDArray[np.bool_]:
         """Which indices stay when each group keeps its first `counts[g]` units."""
-        return (self.group < 0) | (self.rank < counts[self.group])
+        return (self.group < 0) | (self.rank < np.append(counts, 0)[self.group])
 
     def size(self, counts: IntArray) -> int:
         """How many indices stay."""
         return int(self.kept(counts).sum())
+
+
+@dataclass(frozen=True)
+class Operand:
+    """What a `Reading` reads: the call's reference number `place`, a value's name, and the axis along which it is read.
+
+    `origin` is the (state, axis) whose own labels the axis carries: where shape operators alone lie between, the state
+    is read.
+    """
+
+    place: int
+    name: str
+    axis: int
+    origin: tuple[str, int] | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A call that makes one of the entries along an axis that its operands share; `how` as in `Mix`."""
+
+    node: str
+    how: str
+    operands: tuple[Operand, ...]
 
 
 @dataclass
@@ -57,7 +87,12 @@ class Analysis:
         units: units in each group.
         macs: multiply-accumulates: (node, constant, elastic axes).
         rigid: calls without a rule, and what else stays as it is.
+        floors: group to the fewest units that the network can do with, where that is more than one (`topk`).
+        readings: calls that sum, average or otherwise combine the units of elastic axes.
         batch: rows of the example.
+        inner: which calls bend by inner units.
+        blocks: modules that were asked for, with the values that enter and leave.
+        skippable: paths of all modules that could be.
     """
 
     axes: dict[AxisKey, Axis] = field(default_factory=dict)
@@ -65,12 +100,17 @@ class Analysis:
     units: list[int] = field(default_factory=list)
     macs: list[tuple[str, float, list[Axis]]] = field(default_factory=list)
     rigid: list[Rigid] = field(default_factory=list)
+    floors: dict[int, int] = field(default_factory=dict)
+    readings: list[Reading] = field(default_factory=list)
     prefixes: dict[tuple[str, str], Axis] = field(default_factory=dict)
     batch: int = 1
+    inner: Inner | None = None
+    blocks: list[tuple[Block, str, str]] = field(default_factory=list)
+    skippable: list[str] = field(default_factory=list)
 
 
 def analyse(program: Program, states: Mapping[str, Tensor], inputs: list[Any], trainable: set[str],
-            frozen: set[str] = frozenset()) -> Analysis:  # type: ignore[assignment]  # fmt: skip
+            frozen: set[str] = frozenset(), asked: Sequence[str] = ()) -> Analysis:  # type: ignore[assignment]  # fmt: skip
     """The units of a program.
 
     Args:
@@ -79,10 +119,19 @@ def analyse(program: Program, states: Mapping[str, Tensor], inputs: list[Any], t
         inputs: one value for each input node.
         trainable: names that are parameters; a group must reach at least one of them.
         frozen: names of state whose axes must stay whole.
+        asked: knob-name patterns of what bends only where it is asked for.
     """
     run = _Run(program, states, inputs, frozen)
+    run.inner, run.blocks, run.asked = Inner(program, asked), find_blocks(program, trainable), tuple(asked)
     run.go()
     return run.result(trainable)
+
+
+def multiply_accumulates(program: Program, states: Mapping[str, Tensor], inputs: list[Any]) -> list[tuple[str, float]]:
+    """For each entry of `Analysis.macs` its node and whole count, as a program has them that may run at other sizes."""
+    run = _Run(program, states, inputs, frozenset())  # type: ignore[arg-type]
+    run.go()
+    return [(macs.node, macs.constant * math.prod(vector.numel() for vector in macs.vectors)) for macs in run.macs]
 
 
 class _Run:
@@ -94,8 +143,13 @@ class _Run:
         self.rigid: list[Rigid] = []
         self.slices: list[tuple[str, str, Tensor, int, int]] = []
         self.of_state: dict[int, Traced] = {}
+        self.owners: list[tuple[int, str, int]] = []
+        self.readings: list[Reading] = []
+        self.inner, self.blocks, self.asked = Inner(program, ()), list[Block](), tuple[str, ...]()
+        self.skipped: list[tuple[Block, str, str]] = []
 
     def go(self) -> None:
+        asked = [block for block in self.blocks if wanted("block", [block.module], self.asked)]
         with torch.no_grad():
             for node in self.program:
                 if node.kind == "input":
@@ -103,12 +157,16 @@ class _Run:
                 elif node.kind == "state":
                     self.env[node.name] = self._state(node)
                 else:
-                    self.env[node.name] = self._call(node)
+                    self.env[node.name] = self._bent(node)
+                    self._skip(block for block in asked if block.nodes[-1] == node.name)
+        self.program.nodes[:] = self.program.without_dead().nodes  # in place: empty parts of what was joined are gone
+        self.labels.place = ""
         for ref in refs(self.program.output):
             self._fix(self.env[ref.name])
 
     def _fix(self, traced: Traced) -> None:
         self.labels.fix(traced.fields)
+        self.labels.release(traced)
         for item in traced.items or ():
             self._fix(item)
 
@@ -123,9 +181,39 @@ class _Run:
                 if size > 1
             )
             self.of_state[id(tensor)] = Traced(own, fields)
+            self.owners += [(int(f.labels.flatten()[0]), node.target, f.axes[0]) for f in fields]
             if node.target in self.frozen:
                 self.labels.fix(fields)
         return self.of_state[id(tensor)]
+
+    def _bent(self, node: Node) -> Traced:
+        """A call by outer or, where it was asked for, by inner units."""
+        if node.packet in ("aten.cat", "aten.concat") and isinstance(node.args[0], list):
+            full = [ref for ref in node.args[0] if self.env[ref.name].value.numel()]
+            node.args = (full or node.args[0], *node.args[1:])  # what is empty (partial rotary, of all) has no units
+        self.labels.inner, before = self.inner.calls.get(node.name, ""), self.labels.losses
+        self.labels.place = node.name
+        traced = self._call(node)
+        if self.labels.inner and self.labels.losses > before:
+            self.inner.lost.append(node)
+        self.labels.inner = ""
+        return traced
+
+    def _like(self, name: str) -> object:
+        value = self.env[name].value if name in self.env else None
+        return (value.shape, value.dtype) if isinstance(value, Tensor) and value.is_floating_point() else None
+
+    def _skip(self, blocks: Iterable[Block]) -> None:
+        """Tie what enters modules that may be left out to what leaves them."""
+        for block in blocks:
+            ends = block.ends(self._like)
+            if isinstance(ends, tuple):
+                both = [self.env[name] for name in ends]
+                call = Call(Node(block.module, "call", ""), [], {}, both[1].value, self.labels)
+                both[1].fields = merge(call, [(t.fields, t.shape) for t in both], both[1].value.dim())
+                self.skipped.append((block, *ends))
+            elif f"block:{block.module}" in self.asked:
+                self.rigid.append(Rigid("", block.module, "", f"block: {ends}"))
 
     def _call(self, node: Node) -> Traced:
         args, kwargs = substitute((node.args, node.kwargs), lambda ref: self.env[ref.name])
@@ -142,45 +230,73 @@ class _Run:
         )
         result = self._apply(call)
         if isinstance(out, tuple | list):
-            items = tuple(Traced(value, fields) for value, fields in zip(out, result, strict=True))  # type: ignore[arg-type]
+            pairs = enumerate(zip(out, result, strict=True))
+            items = tuple(Traced(value, fields, domain=call.domains.get(i)) for i, (value, fields) in pairs)  # type: ignore[arg-type]
             return Traced(out, items=items)
-        return Traced(out, result if isinstance(out, Tensor) else ())  # type: ignore[arg-type]
+        return Traced(out, result if isinstance(out, Tensor) else (), domain=call.domains.get(0))  # type: ignore[arg-type]
 
     def _compute(self, node: Node, args: Any, kwargs: Any) -> Any:
         """The real value. An operator without a rule keeps all its sizes, so that torch's own count is its cost."""
-        operator = resolve_target(node.target)
+        operator = callable_of(self.program, node)
         if find_rule(node) is not None:
             return operator(*args, **kwargs)
         with FlopCounterMode(display=False) as counter:
             out = operator(*args, **kwargs)
-        if counter.get_total_flops():
+        if counter.get_total_flops() and not node.live:
             self.macs.append(Macs(node.name, counter.get_total_flops() / 2, []))
         return out
 
     def _apply(self, call: Call) -> Result:
         node, many = call.node, isinstance(call.out, tuple | list)
+        if node.target.startswith("module."):
+            opaque = self.program.opaque[node.target.partition(".")[2]]
+            reason = f"runs as it is, because it cannot be traced: {opaque.reason}"
+            self.rigid.append(Rigid(opaque.name, node.module, node.line, reason))
+            return refuse(call)
+        follow_domains(call)
         if not many and not isinstance(call.out, Tensor):
             return ()
-        if not any(traced.fields for traced in call.tensors) and call.tensors:
-            return [() for _ in call.out] if many else ()
         rule = find_rule(node)
+        if rule not in GROWS and call.tensors and not any(traced.fields or traced.domain for traced in call.tensors):
+            return [() for _ in call.out] if many else ()
         in_place = is_mutable(node.target) and not node.packet.startswith(("aten.batch_norm", "aten.instance_norm"))
         if rule is None and not call.tensors:
             return [() for _ in call.out] if many else ()
         if rule is None or (in_place and self._through_view(node)):
             reason = "no rule for this operator" if rule is None else "writes in place through a view"
             self.rigid.append(Rigid(node.target, node.module, node.line, reason))
-            return unknown_result(call)
+            return refuse(call)
         self._note_slice(call)
         try:
             fields = rule(call)
         except (RuntimeError, TypeError, ValueError, IndexError, StopIteration) as error:
             problem = str(error).splitlines()[0] if str(error) else type(error).__name__
             self.rigid.append(Rigid(node.target, node.module, node.line, f"its rule does not fit this call: {problem}"))
-            return unknown_result(call)
+            return refuse(call)
+        self._note_readings(call)
         if many and isinstance(fields, tuple):
             fields = [fields for _ in call.out]
         return fields
+
+    def _note_readings(self, call: Call) -> None:
+        """Keep what the rule says about entries that become one, with names in place of values."""
+        found = enumerate(refs((call.node.args, call.node.kwargs)))
+        names = [(place, ref.name) for place, ref in found if isinstance(self.env[ref.name].value, Tensor)]
+        where: dict[int, tuple[int, str]] = {}
+        for traced, place in zip(call.tensors, names, strict=True):
+            where.setdefault(id(traced), place)
+        for mix in call.mixes:
+            known = [(*where[id(t)], axis, self._origin(t, axis)) for t, axis in mix.operands if id(t) in where]
+            self.readings.append(Reading(mix.node, mix.how, tuple(Operand(*operand) for operand in known)))
+
+    def _origin(self, traced: Traced, axis: int) -> tuple[str, int] | None:
+        """The state's axis whose fresh labels a value carries along an axis."""
+        labels = next((f.labels for f in traced.fields if axis in f.axes), None)
+        index = -1 if labels is None else bisect_right(self.owners, int(labels.min()), key=itemgetter(0)) - 1
+        if labels is None or index < 0:
+            return None
+        first, name, own = self.owners[index]
+        return (name, own) if int(labels.max()) < first + self.states[name].shape[own] else None
 
     def _through_view(self, node: Node) -> bool:
         written = node.args[0]
@@ -189,7 +305,7 @@ class _Run:
     def _note_slice(self, call: Call) -> None:
         """A slice's bounds shrink with the units before them."""
         node = call.node
-        if node.packet not in ("aten.slice", "aten.narrow", "aten.select"):
+        if node.packet not in SLICES:
             return
         source = call.tensors[0]
         axis = call.arg("dim", 0) % len(source.shape)
@@ -214,29 +330,35 @@ class _Run:
 
     def _dense_roots(self) -> IntArray:
         """Roots, after every field that still spans several axes was collapsed; repeats until nothing changes."""
-        joint = [f for _, _, traced in self._all() for f in traced.fields if len(f.axes) > 1]
+        joint = [(name, f) for name, _, traced in self._all() for f in traced.fields if len(f.axes) > 1]
         while True:
             roots = self.labels.roots()
             table = torch.from_numpy(roots)
             left = []
-            for f in joint:
-                small = f.labels
-                rooted = table[small]
+            for name, f in joint:
+                rooted = table[f.labels]
                 spans = [a for a in f.axes if not bool((rooted == rooted.narrow(a, 0, 1)).all())]
                 if len(spans) > 1:
                     # where no consumer ever chose an axis (a channel shuffle), the largest one is kept
                     loose = int(torch.unique(rooted).numel()) == rooted.numel()
                     widest = max(spans, key=rooted.shape.__getitem__)
-                    self.labels.collapse(f, widest if loose else spans[0])
-                    left.append(f)
-            if not left:
+                    self.labels.inner = self.inner.calls.get(name, "")
+                    self.labels.collapse(f, widest if loose else self.labels.prefer(spans))
+                    left.append((name, f))
+            if not left and not self.labels.broken_orders(roots, self._held()):
                 return roots
             joint = left
+
+    def _held(self) -> IntArray:
+        """Labels of parameters and buffers."""
+        held = [f.labels.reshape(-1).numpy() for traced in self.of_state.values() for f in traced.fields]
+        return np.concatenate(held) if held else np.zeros(0, dtype=np.int64)
 
     def result(self, trainable: set[str]) -> Analysis:
         roots = self._dense_roots()
         occurrences: list[tuple[AxisKey, IntArray]] = []
-        analysis = Analysis(rigid=self.rigid, batch=self._batch())
+        analysis = Analysis(rigid=self.rigid, batch=self._batch(), inner=self.inner, blocks=self.skipped)
+        analysis.skippable = [block.module for block in self.blocks if isinstance(block.ends(self._like), tuple)]
         for name, index, traced in self._all():
             analysis.shapes[name, index] = traced.shape
             for f in traced.fields:
@@ -256,13 +378,27 @@ class _Run:
             elastic = axis_of(vector)
             if (elastic.group >= 0).any():
                 analysis.axes[key] = elastic
+        self._name_whole(trainable, analysis.axes)
         for (node, argument), vector in bounds:
             analysis.prefixes[node, argument] = axis_of(vector)
+        for labels, least in self.labels.floors:
+            self._note_floor(axis_of(roots[labels.numpy()]), least, analysis)
+        for reading in self.readings:
+            if any((operand.name, 0, operand.axis) in analysis.axes for operand in reading.operands):
+                analysis.readings.append(reading)
         for macs in self.macs:
             axes = [axis_of(roots[vector.reshape(-1).numpy()]) for vector in macs.vectors]
             constant = macs.constant * float(np.prod([len(a.group) for a in axes if (a.group < 0).all()]))
             analysis.macs.append((macs.node, constant, [a for a in axes if (a.group >= 0).any()]))
         return analysis
+
+    @staticmethod
+    def _note_floor(axis: Axis, least: int, analysis: Analysis) -> None:
+        """At least so many indices must stay along an axis, whatever its other groups keep."""
+        least -= int((axis.group < 0).sum())
+        for group, count in zip(*np.unique(axis.group[axis.group >= 0], return_counts=True), strict=True):
+            needed = -(-least * analysis.units[group] // int(count))
+            analysis.floors[int(group)] = max(needed, 1, analysis.floors.get(int(group), 1))
 
     def _batch(self) -> int:
         tensors = [t.value for n in self.program.inputs if isinstance((t := self.env[n.name]).value, Tensor)]
@@ -275,6 +411,24 @@ class _Run:
             line = np.moveaxis(rooted, axis, 0).reshape(rooted.shape[axis], -1)[:, 0]
             if (line != line[0]).any():
                 yield axis, line
+
+    def _name_whole(self, trainable: set[str], axes: Mapping[AxisKey, Axis]) -> None:
+        """Add the calls on whose account parameters bend along no axis; outputs and what is frozen need no reason."""
+        nodes = {node.name: node for node in self.program}
+        told = {(rigid.operator, rigid.line) for rigid in self.rigid}
+        bending = {node.target for node in self.program.states if any(key[0] == node.name for key in axes)}
+        roots, places = self.labels.blame()
+        held: dict[str, list[str]] = {}
+        for first, name, axis in self.owners:
+            if name in trainable and name not in bending and name not in self.frozen:
+                found = {places.get(root, "") for root in roots[first : first + self.states[name].shape[axis]].tolist()}
+                for place in (found - {""}) if len(found) == 1 else ():
+                    held.setdefault(place, []).append(f"{name}[{axis}]")
+        for place, names in held.items():
+            node = nodes[place]
+            if (node.target, node.line) not in told and not node.target.startswith("module."):
+                reason = f"keeps the size of {', '.join(names[:3])}{' and others' if len(names) > 3 else ''}"
+                self.rigid.append(Rigid(node.target, node.module, node.line, reason))
 
     def _groups(self, roots: IntArray, occurrences: list[tuple[AxisKey, IntArray]], bounds: list[IntArray],
                 trainable: set[str], analysis: Analysis) -> tuple[IntArray, IntArray]:  # fmt: skip

@@ -5,16 +5,17 @@ be stored as JSON, run, cut and printed anywhere.
 """
 
 import operator
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pliant.core import PliantError
+from pliant.core import PliantError, copied
 from pliant.core._torch_private import is_overload
+from pliant.core.forms import Form, pack, rebuilt
 
 TRAINING = "training"
 """Name of the pseudo node that stands for the module's live `training` flag."""
@@ -41,6 +42,7 @@ class Node:
         line: the user's source as "file:line: code".
         in_place: whether the network wrote the result over its first operand. Here the call is functional all the
             same; whoever emits it may do as the network did where the operand is still the network's own.
+        live: whether the call is made in training alone; only calls like it and `pliant.live` read its value.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Node:
     module: str = ""
     line: str = ""
     in_place: bool = False
+    live: bool = False
 
     @property
     def packet(self) -> str:
@@ -63,16 +66,87 @@ class Node:
         return " ".join(part for part in (self.target, f"in {self.module}" if self.module else "", self.line) if part)
 
 
+@dataclass(frozen=True)
+class Opaque:
+    """A sub-module that export cannot follow: it is run as it is, between fixed inputs and outputs.
+
+    Args:
+        name: its class.
+        reason: why.
+        line: the line of its code that cannot be followed.
+        module: the sub-module itself.
+        calls: how it is called at each place.
+    """
+
+    name: str
+    reason: str
+    line: str
+    module: nn.Module = field(compare=False, repr=False)
+    calls: tuple["OpaqueCall", ...] = ()
+
+
+@dataclass(frozen=True)
+class OpaqueCall:
+    """One place where an opaque sub-module is called.
+
+    Args:
+        arguments: (args, kwargs) with slots for what the node's operands give.
+        output: the form of what it returns.
+        method: what is called, where it is not the sub-module itself.
+    """
+
+    arguments: Any
+    output: Any
+    method: str = "forward"
+
+    def __call__(self, module: nn.Module, operands: Sequence[Any]) -> list[Any]:
+        """The tensors in what a module returns.
+
+        Raises:
+            PliantError: it returns something of another form than when it was traced.
+        """
+        args, kwargs = rebuilt(self.arguments, iter(operands), objects=True)
+        leaves: list[Any] = []
+        run = module if self.method == "forward" else getattr(module, self.method)
+        form = pack(run(*args, **kwargs), leaves, objects=True)
+        if form != self.output:
+            raise PliantError(
+                "a sub-module that runs as it is returned another structure than when it was traced",
+                where=type(module).__name__,
+                fix="return the same structure every time",
+            )
+        return leaves
+
+
+def call_opaque(module: nn.Module, call: OpaqueCall, *operands: Any) -> list[Any]:
+    """`call(module, operands)`, as a function that an fx graph can name."""
+    return call(module, operands)
+
+
+def live(training: bool, inside: Any, outside: Any) -> Any:
+    """What training adds to a value, or in evaluation the value itself."""
+    return inside if training else outside
+
+
 @dataclass
 class Program:
     """Nodes in the order of execution, and the structure that is returned (with `Ref`s as leaves).
 
-    `constants` holds the state that is none of the module's: tensors written out in its code.
+    `constants` holds the state that is none of the module's: tensors written out in its code. `form` says how the
+    network is called; without one, with its tensors alone. `opaque` holds, by path, the sub-modules that are called as
+    they are.
     """
 
     nodes: list[Node]
     output: Any
     constants: dict[str, Tensor] = field(default_factory=dict)
+    form: Form = None  # type: ignore[assignment]
+    opaque: dict[str, Opaque] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = tuple(node.target for node in self.inputs)
+        if not self.form or self.form.names != names:
+            self.form = Form.plain(names)
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
@@ -95,7 +169,25 @@ class Program:
             if node.kind == "input" or node.name in alive or writes_state(node):
                 kept.append(node)
                 alive.update(ref.name for ref in refs((node.args, node.kwargs)))
-        return Program(kept[::-1], self.output, self.constants)
+        return replace(self, nodes=kept[::-1])
+
+
+def callable_of(program: Program, node: Node) -> Callable[..., Any]:
+    """What a call calls: an operator, or a sub-module that runs as it is."""
+    space, _, path = node.target.partition(".")
+    if space != "module":
+        return resolve_target(node.target)
+    opaque = program.opaque[path]
+    return lambda index, *operands: opaque.calls[index](opaque.module, operands)
+
+
+def evaluated(program: Program, dtype: torch.dtype | None = None) -> Program:
+    """The program with copies of its opaque sub-modules, in evaluation mode, so that running it changes nothing."""
+    copies = {path: copied(opaque.module).eval() for path, opaque in program.opaque.items()}
+    if dtype is not None:
+        copies = {path: module.to(dtype) for path, module in copies.items()}
+    held = {path: replace(opaque, module=copies[path]) for path, opaque in program.opaque.items()}
+    return replace(program, opaque=held)
 
 
 def refs(value: Any) -> Iterator[Ref]:
@@ -123,6 +215,12 @@ def substitute(value: Any, fn: Callable[[Ref], Any]) -> Any:
     return value
 
 
+def substitute_node(node: "Node") -> "Node":
+    """A copy of a node that shares nothing mutable."""
+    args, kwargs = substitute((node.args, node.kwargs), lambda ref: ref)
+    return replace(node, args=args, kwargs=kwargs)
+
+
 class Named(list[Any]):
     """An output with named fields (dataclass, `ModelOutput`); becomes `pliant.core.Output` when run."""
 
@@ -141,6 +239,10 @@ _SCALARS = ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "pow",
 """Functions of `operator` that a graph may call, on tuples and on numbers that depend on the batch."""
 
 
+def _needs_graph(*_: Any, **__: Any) -> Any:
+    raise PliantError("a sub-module that runs as it is can be run by its graph alone")
+
+
 @cache
 def resolve_target(target: str) -> Callable[..., Any]:
     """The callable behind a target string: an operator overload, a scalar function, or one of `torch.sym_*`.
@@ -152,6 +254,10 @@ def resolve_target(target: str) -> Callable[..., Any]:
     """
     space, *names = target.split(".")
     found: Any = None
+    if target == "pliant.live":
+        return live
+    if space == "module":
+        return _needs_graph
     if space == "operator" and len(names) == 1 and names[0] in _SCALARS:
         found = getattr(operator, names[0])
     elif space == "torch" and len(names) == 1 and names[0].startswith("sym_"):
@@ -216,6 +322,8 @@ def verify(program: Program) -> None:
         names = [*node.kwargs]
         if node.kind == "input":
             names.append(node.target)
+        elif node.kind == "call" and node.target.startswith("module."):
+            raise PliantError("a stored graph cannot call a module", where=node.name)
         elif node.kind == "call":
             resolve_target(node.target)
         for name in names:

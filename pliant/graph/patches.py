@@ -4,6 +4,7 @@ Everything a network writes down as a number (the sizes of a view, the bounds of
 is an affine function of the kept counts: a constant plus, for each group, so many for each kept unit.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,13 @@ import numpy as np
 from pliant.graph.analyse import Analysis, Axis
 from pliant.graph.ir import Node, Program, Ref, argument, schema_names
 from pliant.graph.labels import IntArray
+from pliant.graph.rules import SLICES
 
 _SIZES = {
     "aten.view": "size", "aten.reshape": "shape", "aten._unsafe_view": "size", "aten.expand": "size",
-    "aten.repeat": "repeats", "aten.tile": "dims", "aten.zeros": "size", "aten.ones": "size", "aten.full": "size",
-    "aten.empty": "size", "aten.new_zeros": "size", "aten.new_ones": "size", "aten.new_full": "size",
-    "aten.new_empty": "size", "aten.unflatten": "sizes",
+    "aten.broadcast_to": "size", "aten.repeat": "repeats", "aten.tile": "dims", "aten.unflatten": "sizes",
+    "aten.zeros": "size", "aten.ones": "size", "aten.full": "size", "aten.empty": "size", "aten.new_zeros": "size",
+    "aten.new_ones": "size", "aten.new_full": "size", "aten.new_empty": "size",
 }  # fmt: skip
 
 
@@ -25,12 +27,17 @@ _SPLITS = ("aten.split", "aten.chunk", "aten.split_with_sizes", "aten.unsafe_spl
            "aten.tensor_split")  # fmt: skip
 
 
+_COUNTS = {"aten.one_hot": {"num_classes": 0}, "aten.histc": {"bins": 0, "max": -1}, "aten.arange": {"end": 0},
+           "aten.bincount": {"minlength": 0}}  # fmt: skip
+"""Numbers that are the size of the result's last axis and so much."""
+
+
 @dataclass(frozen=True)
 class Patch:
     """One number to replace: in `node`, argument `key` (position or name), item `item` of a list (None: the argument).
 
-    `scale` is (numerator, denominator): the axis' kept size times it. `ratio` marks a number that depends on the batch
-    and is multiplied by kept / whole when the program runs.
+    `scale` is (numerator, denominator): the number is (the axis' kept size * numerator + `offset`) // denominator.
+    `ratio` marks a number that depends on the batch and is multiplied by kept / whole when the program runs.
     """
 
     node: str
@@ -39,13 +46,14 @@ class Patch:
     axis: Axis
     scale: tuple[int, int] = (1, 1)
     ratio: bool = False
+    offset: int = 0
 
     def value(self, counts: IntArray) -> int:
         """The number for kept counts."""
-        return self.axis.size(counts) * self.scale[0] // self.scale[1]
+        return (self.axis.size(counts) * self.scale[0] + self.offset) // self.scale[1]
 
     def affine(self, n_groups: int) -> tuple[IntArray, int]:
-        """Coefficients for each group and the constant, before scaling."""
+        """Coefficients for each group and the constant of the kept size."""
         members = self.axis.group[self.axis.group >= 0]
         occurrences = np.bincount(members, minlength=n_groups)
         units = np.ones(n_groups, dtype=np.int64)
@@ -76,7 +84,11 @@ def _of_node(node: Node, analysis: Analysis) -> list[Patch]:
         return _sizes(node, source, analysis)
     if node.packet in _SPLITS:
         return _split(node, analysis)
-    if node.packet in ("aten.slice", "aten.narrow", "aten.select"):
+    if node.packet in _COUNTS:
+        axis = axes.get((node.name, 0, len(shapes[node.name, 0]) - 1))
+        more = _COUNTS[node.packet].items()
+        return [] if axis is None else [Patch(node.name, _key(node, n), None, axis, offset=plus) for n, plus in more]
+    if node.packet in SLICES:
         found = [
             Patch(node.name, _key(node, name), None, analysis.prefixes[node.name, name])
             for name in ("start", "end", "index")
@@ -86,14 +98,20 @@ def _of_node(node: Node, analysis: Analysis) -> list[Patch]:
         if node.packet == "aten.narrow" and (node.name, 0, dim) in axes:
             found.append(Patch(node.name, _key(node, "length"), None, axes[node.name, 0, dim]))
         return found
-    if node.packet == "aten.group_norm" and argument(node, "num_groups") > 1 and (source, 0, 1) in axes:
+    if node.packet == "aten.group_norm" and _whole(axes.get((source, 0, 1)), argument(node, "num_groups")):
         scale = (argument(node, "num_groups"), shapes[source, 0][1])
         return [Patch(node.name, _key(node, "num_groups"), None, axes[source, 0, 1], scale)]
-    if node.packet.startswith("aten.conv") and argument(node, "groups", 1) > 1:
+    groups = argument(node, "groups", 1) if node.packet.startswith(("aten.conv", "torchvision.deform")) else 1
+    if isinstance(groups, int) and groups > 1:  # else one for each sample
         channel = 1 if len(shapes[source, 0]) == len(shapes[node.args[1].name, 0]) else 0
-        if (source, 0, channel) in axes:
-            scale = (argument(node, "groups"), shapes[source, 0][channel])
+        if _whole(axes.get((source, 0, channel)), groups):
+            scale = (groups, shapes[source, 0][channel])
             return [Patch(node.name, _key(node, "groups"), None, axes[source, 0, channel], scale)]
+    if node.packet == "aten.scaled_dot_product_attention" and argument(node, "scale") is None:
+        # The scale follows the size of a head: dimensions without weights must not change what the others do.
+        whole = shapes[source, 0]
+        if (source, 0, len(whole) - 1) in axes:
+            node.kwargs = {**node.kwargs, "scale": 1 / math.sqrt(whole[-1])}
     if node.packet in ("aten.layer_norm", "aten.rms_norm"):
         shape = argument(node, "normalized_shape")
         first = len(shapes[source, 0]) - len(shape)
@@ -103,6 +121,14 @@ def _of_node(node: Node, analysis: Analysis) -> list[Patch]:
             if (source, 0, first + i) in axes
         ]
     return []
+
+
+def _whole(axis: Axis | None, groups: int) -> bool:
+    """Whether the units of an axis are whole groups of its indices, so that the number of groups follows them."""
+    if axis is None or groups == 1:
+        return False
+    pairs = np.stack([axis.group, axis.rank]).reshape(2, groups, -1)
+    return bool((pairs == pairs[:, :, :1]).all())
 
 
 def _sizes(node: Node, source: str, analysis: Analysis) -> list[Patch]:

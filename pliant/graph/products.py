@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pliant.graph.ir import Ref
 from pliant.graph.labels import Field, Traced, along, vectors
-from pliant.graph.rules import Call, Fields, Result, merge, rule, unknown_result, vector_at
+from pliant.graph.rules import Call, Fields, Result, merge, rule, vector_at, without
 
 
 def contract(call: Call, operands: Sequence[tuple[Traced, Sequence[str]]], out: Sequence[str], *,
-             fixed: Sequence[str] = (), per_output: bool = False) -> Fields:  # fmt: skip
+             fixed: Sequence[str] = (), means: Sequence[str] = (), per_output: bool = False) -> Fields:  # fmt: skip
     """Ties by letters, as in einsum: axes with one letter are one axis.
 
     Args:
@@ -20,6 +21,7 @@ def contract(call: Call, operands: Sequence[tuple[Traced, Sequence[str]]], out: 
         operands: tensors with a letter for each axis; an axis of size 1 that broadcasts must have a letter of its own.
         out: letters of the result.
         fixed: letters whose axes cannot shrink (kernel taps).
+        means: letters that are summed with weights that add up to one.
         per_output: for convolutions: the cost takes spatial sizes from the result.
     """
     found: dict[str, Tensor] = {}
@@ -40,12 +42,16 @@ def contract(call: Call, operands: Sequence[tuple[Traced, Sequence[str]]], out: 
                 call.labels.tie(found[letter], vector)
             else:
                 found[letter] = vector
+    for letter in found.keys() - set(out):
+        shared = [(traced, letters.index(letter)) for traced, letters in operands if letter in letters]
+        call.mix("mean" if letter in means else "sum", *shared)
     if not per_output:
         call.cost(1.0, *(found.get(letter, size) for letter, size in sizes.items()))
     return tuple(Field(along(found[letter], axis, len(out))) for axis, letter in enumerate(out) if letter in found)
 
 
-def _bias(call: Call, fields: Fields, bias: Any, out: Tensor) -> Fields:
+def add_bias(call: Call, fields: Fields, bias: Any, out: Tensor) -> Fields:
+    """Fields of a result after something was added to it that may be absent."""
     if not isinstance(bias, Traced):
         return fields
     return merge(call, [(fields, tuple(out.shape)), (bias.fields, bias.shape)], out.dim())
@@ -57,16 +63,17 @@ def linear(call: Call) -> Result:
     x, w = call.args[0], call.args[1]
     lead = [f"b{i}" for i in range(len(x.shape) - 1)]
     fields = contract(call, [(x, [*lead, "i"]), (w, ["o", "i"])], [*lead, "o"])
-    return _bias(call, fields, call.arg("bias"), call.out)
+    return add_bias(call, fields, call.arg("bias"), call.out)
 
 
 @rule("matmul", "mm", "bmm", "mv", "dot")
 def matmul(call: Call) -> Result:
     """`a[..., n, k] b[..., k, m]` with broadcast leading axes."""
-    return _matmul(call, call.tensors[0], call.tensors[1])
+    return matmul_of(call, call.tensors[0], call.tensors[1])
 
 
-def _matmul(call: Call, a: Traced, b: Traced) -> Fields:
+def matmul_of(call: Call, a: Traced, b: Traced, *, free: bool = False) -> Fields:
+    """`a[..., n, k] b[..., k, m]` with broadcast leading axes; it costs nothing where it is `free`."""
     rows = ["n", "k"] if len(a.shape) > 1 else ["k"]
     columns = ["k", "m"] if len(b.shape) > 1 else ["k"]
     count = max(len(a.shape) - len(rows), len(b.shape) - len(columns))
@@ -77,14 +84,14 @@ def _matmul(call: Call, a: Traced, b: Traced) -> Fields:
 
     out = [f"b{i}" for i in range(count)] + rows[:-1] + columns[1:]
     first, second = lead(a, len(rows), "x") + rows, lead(b, len(columns), "y") + columns
-    return contract(call, [(a, first), (b, second)], out)
+    return contract(call, [(a, first), (b, second)], out, per_output=free)
 
 
 @rule("addmm", "baddbmm", "addmv", "addbmm")
-def add_matmul(call: Call) -> Result:
+def addmatmul_of(call: Call) -> Result:
     """`bias + a b`."""
     bias, a, b = call.tensors[:3]
-    return _bias(call, _matmul(call, a, b), bias, call.out)
+    return add_bias(call, matmul_of(call, a, b), bias, call.out)
 
 
 @rule("dot", "vdot")
@@ -99,7 +106,7 @@ def bilinear(call: Call) -> Result:
     x, y, w = call.tensors[:3]
     lead = [f"b{i}" for i in range(len(x.shape) - 1)]
     fields = contract(call, [(x, [*lead, "i"]), (y, [*lead, "j"]), (w, ["o", "i", "j"])], [*lead, "o"])
-    return _bias(call, fields, call.arg("bias"), call.out)
+    return add_bias(call, fields, call.arg("bias"), call.out)
 
 
 @rule("einsum")
@@ -139,7 +146,8 @@ def attention(call: Call) -> Result:
     if call.arg("enable_gqa", False):
         times = q.shape[-3] // k.shape[-3]
         axis = len(k.shape) - 3
-        k, v = (_repeated(call, traced, axis, times) for traced in (k, v))
+        if k.shape[-3] > 1:  # a single key-value head broadcasts
+            k, v = (_repeated(call, traced, axis, times) for traced in (k, v))
     lead = [f"b{i}" for i in range(len(q.shape) - 2)]
     operands = [(q, [*lead, "l", "d"]), (k, [*lead, "s", "d"]), (v, [*lead, "s", "e"])]
     mask = call.arg("attn_mask")
@@ -147,7 +155,7 @@ def attention(call: Call) -> Result:
         letters = [*lead, "l", "s"][-len(mask.shape) :]
         operands.append((mask, [f"m{i}" if size == 1 else letters[i] for i, size in enumerate(mask.shape)]))
     ordered_axes = ["l", "s"] if call.arg("is_causal", False) else []
-    fields = contract(call, operands, [*lead, "l", "e"], fixed=ordered_axes, per_output=True)
+    fields = contract(call, operands, [*lead, "l", "e"], fixed=ordered_axes, means=["s"], per_output=True)
     sizes = _sizes([(q, operands[0][1]), (k, operands[1][1]), (v, operands[2][1])], call)
     for inner in ("d", "e"):  # q k', then its product with v
         call.cost(1.0, *(sizes[letter] for letter in (*lead, "l", "s", inner)))
@@ -160,8 +168,11 @@ def _sizes(operands: Sequence[tuple[Traced, Sequence[str]]], call: Call) -> dict
     for traced, letters in operands:
         labelled = vectors(call.labels.settle(traced.fields))
         for axis, letter in enumerate(letters):
-            if axis in labelled or not isinstance(found.get(letter), Tensor):
-                found[letter] = labelled.get(axis, traced.shape[axis])
+            known = found.get(letter, 1)
+            if axis in labelled:
+                found[letter] = labelled[axis]
+            elif not isinstance(known, Tensor):
+                found[letter] = max(known, traced.shape[axis])
     return found
 
 
@@ -185,6 +196,14 @@ def conv_transpose(call: Call) -> Result:
     return _convolution(call, out_axis=1, in_axis=0)
 
 
+@rule("torchvision.deform_conv2d")
+def deformed(call: Call) -> Result:
+    """A convolution whose taps are moved by offsets, which may be those of groups of input channels."""
+    several = call.arg("offset_groups", 1) > 1
+    call.labels.fix(f for t in [*call.args[2:4], *call.args[:several]] for f in t.fields)
+    return _convolution(call, out_axis=0, in_axis=1)
+
+
 def _convolution(call: Call, *, out_axis: int, in_axis: int) -> Fields:
     x, w = call.tensors[:2]
     groups = call.arg("groups", 1)
@@ -197,19 +216,32 @@ def _convolution(call: Call, *, out_axis: int, in_axis: int) -> Fields:
     channel = len(lead)
     if groups == 1:
         weight[out_axis], weight[in_axis] = "o", "c"
-        call.labels.fix(f for f in call.labels.settle(x.fields) if f.axes[0] > channel)
+        if not _each_place_alone(call, w):
+            call.labels.fix(f for f in call.labels.settle(x.fields) if f.axes[0] > channel)
         fields = contract(
             call, [(x, [*lead, "c", *space]), (w, weight)], [*lead, "o", *space], fixed=taps, per_output=True
         )
-        fields = tuple(f for f in fields if f.axes[0] <= channel)
+        fields = tuple(f for f in fields if f.axes[0] <= channel or _each_place_alone(call, w))
         inner: Tensor | int = vectors(call.labels.settle(x.fields)).get(channel, x.shape[channel])
+    elif (call.labels.inner == "channels" or isinstance(call.raw("groups"), Ref)) and x.shape[channel] > groups:
+        fields, inner = _alike(call, channel, out_axis)
     else:
         fields = _grouped(call, x, w, channel, groups)
         inner = x.shape[channel] // groups
     outer = vectors(fields).get(channel, call.out.shape[channel])
-    spatial = (x if out_axis else Traced(call.out)).shape[channel + 1 :]
-    call.cost(1.0, *call.out.shape[:channel], outer, inner, math.prod(w.shape[2:]), math.prod(spatial))
+    spatial = [vectors(fields).get(channel + 1 + i, size)
+               for i, size in enumerate((x if out_axis else Traced(call.out)).shape[channel + 1 :])]  # fmt: skip
+    lead_sizes = [vectors(fields).get(axis, size) for axis, size in enumerate(call.out.shape[:channel])]
+    call.cost(1.0, *lead_sizes, outer, inner, math.prod(w.shape[2:]), *spatial)
     return _biased_channel(call, fields, channel)
+
+
+def _each_place_alone(call: Call, w: Traced) -> bool:
+    """Whether a convolution is a linear map at each place, so that places may go."""
+    stride, padding = call.arg("stride", 1), call.arg("padding", 0)
+    steps, pads = ([each] if isinstance(each, int | str) else each for each in (stride, padding))
+    whole = all(size == 1 for size in w.shape[2:])
+    return whole and all(step == 1 for step in steps) and all(pad in (0, "same", "valid") for pad in pads)
 
 
 def _biased_channel(call: Call, fields: Fields, channel: int) -> Fields:
@@ -225,12 +257,13 @@ def _grouped(call: Call, x: Traced, w: Traced, channel: int, groups: int) -> Fie
     unit = None
     weight = vectors(labels.settle(w.fields))
     source = vectors(labels.settle(x.fields))
-    labels.fix(vector for axis, vector in source.items() if axis != channel)
+    labels.fix(vector for axis, vector in source.items() if axis > channel)
     labels.fix(vector for axis, vector in weight.items() if axis != 0)
+    rows = tuple(Field(along(vector, axis, call.out.dim())) for axis, vector in source.items() if axis < channel)
     pieces = [source.get(channel), weight.get(0)]
     if any(piece is None for piece in pieces):
         labels.fix(piece for piece in pieces if piece is not None)
-        return ()
+        return rows
     for piece in pieces:
         joint = piece.reshape(groups, -1)  # type: ignore[union-attr]
         labels.tie(joint, joint[:, :1])
@@ -239,68 +272,122 @@ def _grouped(call: Call, x: Traced, w: Traced, channel: int, groups: int) -> Fie
         else:
             labels.tie(unit, joint[:, 0])
     vector = torch.as_tensor(unit).repeat_interleave(result // groups)
-    return (Field(along(vector, channel, call.out.dim())),)
+    return (*rows, Field(along(vector, channel, call.out.dim())))
+
+
+def _alike(call: Call, channel: int, out_axis: int) -> tuple[Fields, Tensor | int]:
+    """The same channels go from all groups; the fields of the result and what each output channel reads.
+
+    The groups may be samples, each with its own weights. The weight is `[groups * o, i]`, or transposed
+    `[groups * i, o]`: channels of the result and of the input are each tied over the groups.
+    """
+    labels, (x, w), groups = call.labels, call.tensors[:2], call.arg("groups", 1)
+    source, weight = vectors(labels.settle(x.fields)), vectors(labels.settle(w.fields))
+    labels.fix(vector for axis, vector in source.items() if axis != channel)
+    labels.fix(vector for axis, vector in weight.items() if axis > 1)
+    each, made = x.shape[channel] // groups, call.out.shape[channel] // groups
+    read = [piece.reshape(-1, each) for piece in (source.get(channel), weight.get(1 - out_axis)) if piece is not None]
+    for piece in read:
+        labels.tie(piece, read[0][:1])
+    if len(read) < 2:
+        labels.fix(read)
+    inner: Tensor | int = read[0][0] if len(read) == 2 else each
+    if isinstance(inner, Tensor):
+        call.mix("sum", (x, channel), (w, 1 - out_axis))
+    if out_axis not in weight or made == 1:  # one channel a group cannot go
+        labels.fix(vector for axis, vector in weight.items() if axis == out_axis)
+        return (), inner
+    result = weight[out_axis].reshape(-1, made)
+    labels.tie(result, result[:1])
+    return (Field(along(result[:1].expand(groups, -1).reshape(-1), channel, call.out.dim())),), inner
 
 
 # -- recurrent layers ------------------------------------------------------------------------------------------------
 
 
+_GATES = {"lstm": 4, "gru": 3}
+
+
 @rule("lstm", "gru", "rnn_tanh", "rnn_relu")
 def recurrent(call: Call) -> Result:
-    """Gates `[gates * H, ...]` share the H units; H is one axis over layers, directions and initial states."""
-    kind = call.node.packet
-    if call.node.target.endswith(".data"):
-        return unknown_result(call)
-    gates = {"aten.lstm": 4, "aten.gru": 3}.get(kind, 1)
-    x, hidden, weights = call.args[0], call.args[1], call.args[2]
-    biased, layers, both = call.args[3], call.args[4], call.args[7]
-    states = hidden if isinstance(hidden, list) else [hidden]
-    directions = 2 if both else 1
-    size = weights[1].shape[1]
-    unit = call.labels.fresh(size)
+    """Gates `[gates * H, ...]` share the H units; H is one axis over layers, directions and initial states.
+
+    In a projected LSTM, H is fixed (torch tells it by H from the size of its output) and the output bends.
+    """
+    x, hidden, weights = call.args[0], call.arg("hx"), call.arg("params")
+    layers, directions = call.arg("num_layers"), 2 if call.arg("bidirectional") else 1
     each = len(weights) // (layers * directions)
-    if each != (4 if biased else 2):
-        return unknown_result(call)  # a projected LSTM
-    entry = vectors(call.labels.settle(x.fields)).get(len(x.shape) - 1)
-    call.labels.fix(f for f in call.labels.settle(x.fields) if f.axes[0] != len(x.shape) - 1)
+    projected = each == (5 if call.arg("has_biases") else 3)
+    unit = call.labels.fresh(weights[1].shape[1])
+    last = len(x.shape) - 1
+    entry = vectors(_along_last(call, x)).get(last)
     steps = math.prod(x.shape[:-1])
     for layer in range(layers):
         inputs = entry if layer == 0 else unit.repeat(directions)
         for direction in range(directions):
             block = weights[(layer * directions + direction) * each :][:each]
-            _tie_gates(call, block, gates, unit, inputs)
-            wide: Tensor | int = inputs if inputs is not None else x.shape[-1]
-            call.cost(steps * gates, unit, wide)
-            call.cost(steps * gates, unit, unit)
-    for state in states:
-        for f in call.labels.settle(state.fields):
-            if f.axes[0] == len(state.shape) - 1:
-                call.labels.tie(f.labels.reshape(-1), unit)
-            else:
-                call.labels.fix([f])
-        if state.shape[-1] > 1 and len(state.shape) - 1 not in vectors(call.labels.settle(state.fields)):
-            call.labels.fix([unit])
-    outs = [call.out[0].dim(), *(o.dim() for o in call.out[1:])]
-    return [(Field(along(unit.repeat(directions if i == 0 else 1), d - 1, d)),) for i, d in enumerate(outs)]
+            _tie_gates(call, block, unit, inputs, projected)
+            call.mix("sum", (block[0], 1), *([(x, last)] if layer == 0 else []))
+            size = weights[0].shape[0] // _gates(call) if projected else unit
+            call.cost(steps * _gates(call), size, inputs if inputs is not None else x.shape[-1])
+    for i, state in enumerate(hidden if isinstance(hidden, list) else [hidden]):
+        _along_last(call, state)
+        _tie_axis(call, state, len(state.shape) - 1, None if projected and i else unit)
+    found: list[Fields] = []
+    for i, out in enumerate(call.out):
+        vector = unit.repeat(directions if i == 0 else 1)
+        found.append(() if projected and i == 2 else (Field(along(vector, out.dim() - 1, out.dim())),))
+    return found
 
 
-def _tie_gates(call: Call, block: Sequence[Traced], gates: int, unit: Tensor, inputs: Tensor | None) -> None:
-    """Weights `w_ih [gates*H, I]`, `w_hh [gates*H, H]` and biases `[gates*H]` of one layer and direction."""
-    rows = unit.repeat(gates)
-    for i, weight in enumerate(block):
-        found = vectors(call.labels.settle(weight.fields))
-        if 0 in found:
-            call.labels.tie(found[0], rows)
-        else:
-            call.labels.fix([unit])
-        if len(weight.shape) > 1 and 1 in found:
-            column = unit if i == 1 else inputs
-            if column is None:
-                call.labels.fix([found[1]])
-            else:
-                call.labels.tie(found[1], column)
-        elif len(weight.shape) > 1 and i == 0 and inputs is not None and weight.shape[1] > 1:
-            call.labels.fix([inputs])
+@rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+def cell(call: Call) -> Result:
+    """One step of `recurrent`."""
+    x, hidden, *block = call.args
+    unit, last = call.labels.fresh(block[1].shape[1]), len(x.shape) - 1
+    inputs = vectors(_along_last(call, x)).get(last)
+    _tie_gates(call, [w for w in block if isinstance(w, Traced)], unit, inputs, False)
+    call.mix("sum", (block[0], 1), (x, last))
+    call.cost(math.prod(x.shape[:-1]) * _gates(call), unit, inputs if inputs is not None else x.shape[-1])
+    for state in hidden if isinstance(hidden, list) else [hidden]:
+        _along_last(call, state)
+        _tie_axis(call, state, last, unit)
+    fields = (Field(along(unit, last, last + 1)),)
+    return [fields for _ in call.out] if isinstance(call.out, tuple | list) else fields
+
+
+def _gates(call: Call) -> int:
+    return _GATES.get(call.node.packet.removeprefix("aten.").removesuffix("_cell"), 1)
+
+
+def _along_last(call: Call, traced: Traced) -> Fields:
+    """The fields of a value after all axes but its last one were fixed."""
+    return without(call, call.labels.settle(traced.fields), range(len(traced.shape) - 1))
+
+
+def _tie_axis(call: Call, traced: Traced, axis: int, labels: Tensor | None) -> None:
+    """An axis gets these labels, or is fixed."""
+    found = vectors(call.labels.settle(traced.fields)).get(axis)
+    if found is not None and labels is not None:
+        call.labels.tie(found, labels)
+    elif found is not None or (labels is not None and traced.shape[axis] > 1):
+        call.labels.fix([v for v in (found, labels) if v is not None])
+
+
+def _tie_gates(call: Call, block: Sequence[Traced], unit: Tensor, inputs: Tensor | None, projected: bool) -> None:
+    """Weights `w_ih [gates*H, I]`, `w_hh [gates*H, P]`, biases `[gates*H]` and `w_hr [P, H]`; P is H without `w_hr`."""
+    rows = None if projected else unit.repeat(_gates(call))
+    for weight in block[: len(block) - projected]:
+        _tie_axis(call, weight, 0, rows)
+    _tie_axis(call, block[0], 1, inputs)
+    _tie_axis(call, block[1], 1, unit)
+    call.mix("sum", (block[1], 1))
+    size = block[0].shape[0] // _gates(call) if projected else unit
+    call.cost(math.prod(call.args[0].shape[:-1]) * _gates(call), size, unit)
+    if projected:
+        _tie_axis(call, block[-1], 0, unit)
+        _tie_axis(call, block[-1], 1, None)
+        call.cost(math.prod(call.args[0].shape[:-1]), size, unit)
 
 
 @rule("_weight_norm", "_weight_norm_interface")
@@ -308,4 +395,6 @@ def weight_norm(call: Call) -> Result:
     """`v * g / norm(v)`: g has one entry for each index of the kept axis."""
     v, g = call.tensors[:2]
     fields = merge(call, [(v.fields, v.shape), (g.fields, g.shape)], len(v.shape))
+    for axis in (a for a, size in enumerate(g.shape) if size == 1):
+        call.mix("other", (v, axis))
     return [fields, ()] if isinstance(call.out, tuple | list) else fields

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pliant.graph.ir import Node, resolve_target, schema_names
-from pliant.graph.labels import Field, Labels, Traced, along, compact, vectors
+from pliant.graph.labels import Domain, Field, Labels, Traced, along, compact
 
 Fields = tuple[Field, ...]
 Result = Fields | list[Fields]
@@ -29,6 +29,15 @@ class Macs:
 
 
 @dataclass
+class Mix:
+    """Entries along an axis become one: operands as (value, axis), and `how`: sum (of products), mean, max or other."""
+
+    node: str
+    how: str
+    operands: tuple[tuple[Traced, int], ...]
+
+
+@dataclass
 class Call:
     """One operator call during analysis: its operands (tensors as `Traced`), its real result, and the label store."""
 
@@ -38,6 +47,9 @@ class Call:
     out: Any
     labels: Labels
     macs: list[Macs] = field(default_factory=list)
+    mixes: list[Mix] = field(default_factory=list)
+    domains: dict[int, Domain] = field(default_factory=dict)
+    """What the integers of each result stand for, where a rule says so."""
 
     def arg(self, name: str, default: Any = None) -> Any:
         """An argument by its schema name."""
@@ -65,24 +77,32 @@ class Call:
         plain = math.prod(axis for axis in axes if isinstance(axis, int))
         self.macs.append(Macs(self.node.name, constant * plain, [axis for axis in axes if isinstance(axis, Tensor)]))
 
+    def mix(self, how: str, *operands: tuple[Traced, int]) -> None:
+        """Record that the entries along an axis that all operands share become one (see `Mix`)."""
+        self.mixes.append(Mix(self.node.name, how, operands))
+
 
 Rule = Callable[[Call], Result]
 RULES: dict[str, Rule] = {}
 
 
 def rule(*packets: str) -> Callable[[Rule], Rule]:
-    """Enter a rule for ATen operators (names without "aten." and overload)."""
+    """Enter a rule for operators (names without overload; without a namespace too where it is "aten.")."""
 
     def enter(fn: Rule) -> Rule:
         for packet in packets:
-            RULES[f"aten.{packet}"] = fn
+            RULES[packet if "." in packet else f"aten.{packet}"] = fn
         return fn
 
     return enter
 
 
-_NOT_SHAPE = ("aten.as_strided", "aten.view_as_real", "aten.view_as_complex", "aten.unfold")
-"""Views that see memory otherwise than index by index."""
+SLICES = ("aten.slice", "aten.narrow", "aten.select", "aten.slice_scatter", "aten.select_scatter")
+"""Operators with bounds along an axis."""
+_MERGERS = ("aten.view", "aten.reshape", "aten.flatten", "aten._unsafe_view")
+"""Operators that make one axis of several, index by index."""
+_NOT_SHAPE = ("aten.as_strided", "aten.hsplit", "aten.vsplit", "aten.dsplit")
+"""Views that see memory otherwise than index by index, or whose numbers nobody makes follow."""
 
 
 def find_rule(node: Node) -> Rule | None:
@@ -120,25 +140,35 @@ def axis_of(dim: int, dims: int) -> int:
 @rule(
     "dropout", "feature_dropout", "alpha_dropout", "native_dropout", "contiguous", "clone", "detach", "alias", "to",
     "_to_copy", "lift_fresh", "lift_fresh_copy", "type_as", "zeros_like", "ones_like", "empty_like", "full_like",
-    "rand_like", "randn_like", "softmax", "log_softmax", "_softmax", "_log_softmax", "bernoulli", "float", "half",
+    "rand_like", "randn_like", "softmax", "log_softmax", "_softmax", "_log_softmax", "float", "half", "fill", "zero",
+    "_safe_softmax", "special_softmax", "special_log_softmax", "rrelu", "log_sigmoid", "renorm", "dequantize", "lift",
+    "fake_quantize_per_tensor_affine", "poisson", "exponential", "uniform", "cauchy", "geometric", "log_normal",
+    "normal_functional", "real", "imag", "conj", "_conj", "_neg_view", "resolve_conj", "resolve_neg",
 )  # fmt: skip
 def keep(call: Call) -> Result:
     """Labels unchanged."""
-    return call.tensors[0].fields
+    source = call.tensors[0]
+    if "softmax" in call.node.packet:
+        call.mix("other", (source, axis_of(call.arg("dim"), len(source.shape))))
+    return source.fields
 
 
 @rule(
     "reshape", "flatten", "_unsafe_view", "unflatten", "pixel_shuffle", "pixel_unshuffle", "numpy_T",
     "repeat_interleave", "flip", "movedim", "moveaxis", "swapaxes", "swapdims", "matrix_H", "mT", "adjoint", "narrow",
-    "atleast_1d", "atleast_2d", "atleast_3d", "unsafe_split", "unsafe_chunk", "chunk", "tensor_split", "ravel",
+    "atleast_1d", "atleast_2d", "atleast_3d", "unsafe_split", "unsafe_chunk", "chunk", "tensor_split", "ravel", "rot90",
+    "fliplr", "flipud",
 )  # fmt: skip
 def shape(call: Call) -> Result:
     """A shape operator runs on the labels themselves."""
     source = call.tensors[0]
     step = call.arg("step", 1) if call.node.packet == "aten.slice" else 1
-    fields = source.fields
+    merges = call.node.packet in _MERGERS
+    fields = tuple(sorted(source.fields, key=lambda f: f.axes, reverse=call.labels.inner == "head_dim"))
     if step != 1:
         fields = without(call, fields, [axis_of(call.arg("dim", 0), len(source.shape))])
+    if call.node.packet == "aten.slice" and not call.out.numel():
+        return tuple(f for f in fields if axis_of(call.arg("dim", 0), len(source.shape)) not in f.axes)
     op = torch.reshape if call.node.packet == "aten.view" else resolve_target(call.node.target)
     args = [arg.value if isinstance(arg, Traced) else arg for arg in call.args[1:]]
     results: list[list[Field]] = []
@@ -154,24 +184,19 @@ def shape(call: Call) -> Result:
             else:
                 results[i].append(Field(small, source_field.soft))
     outs = call.out if many else [call.out]
-    tidied = [call.labels.tidy(results[i]) if i < len(results) else () for i in range(len(outs))]
+    tidied = [call.labels.tidy(results[i], merged=merges) if i < len(results) else () for i in range(len(outs))]
     return tidied if many else tidied[0]
 
 
 @rule("expand_as")
 def expand_as(call: Call) -> Result:
-    """As `shape`; an axis grown from one entry follows the other operand's."""
-    source, other, dims = call.tensors[0], call.tensors[1], call.out.dim()
-    lead = dims - len(source.shape)
-    grown = [
-        Field(along(vector, axis, dims), soft=True)
-        for axis, vector in vectors(call.labels.settle(other.fields)).items()
-        if axis < lead or source.shape[axis - lead] == 1
-    ]
-    return call.labels.tidy([*shape(call), *grown])
+    """Both have one size; an axis grown from one entry follows the other operand's, and is alike along it."""
+    source, other = call.tensors[:2]
+    soft = tuple(Field(f.labels, soft=True) for f in other.fields)
+    return merge(call, [(source.fields, source.shape), (soft, other.shape)], call.out.dim())
 
 
-@rule("expand", "repeat", "tile")
+@rule("expand", "broadcast_to", "repeat", "tile")
 def spread(call: Call) -> Result:
     """As `shape`, and an axis grown from one entry may have any size: it gets soft labels."""
     fields = shape(call)
@@ -262,7 +287,7 @@ def merge(call: Call, operands: Sequence[tuple[Fields, Sequence[int]]], dims: in
                 rivals = [o for o in every if o is not f and set(o.axes) & set(f.axes) and o.axes != f.axes]
                 if len(f.axes) > 1 and (fixed & set(f.axes) or rivals):
                     free = [axis for axis in f.axes if axis not in fixed]
-                    fields[i] = call.labels.collapse(f, free[0] if free else f.axes[0])
+                    fields[i] = call.labels.collapse(f, call.labels.prefer(free or f.axes))
                     changed = True
                     break
             if changed:
@@ -281,12 +306,34 @@ def merge(call: Call, operands: Sequence[tuple[Fields, Sequence[int]]], dims: in
 
 
 @rule("where", "masked_fill", "copy", "copy_", "hardswish", "hardsigmoid", "mish", "rsub", "addcmul", "addcdiv", "lerp",
-      "add_", "mul_", "sub_", "div_", "logical_and", "logical_or", "isclose", "__and__", "__or__")  # fmt: skip
+      "add_", "mul_", "sub_", "div_", "logical_and", "logical_or", "isclose", "__and__", "__or__", "complex", "polar",
+      "bernoulli", "normal",
+      "absolute", "negative", "multiply", "divide", "true_divide", "subtract", "greater", "greater_equal", "less",
+      "less_equal", "not_equal", "fix", "isreal", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2",
+      "arctanh")  # fmt: skip
 def pointwise(call: Call) -> Result:
     """Entry by entry, broadcasting."""
     operands = [(traced.fields, traced.shape) for traced in call.tensors]
     out = call.out[0] if isinstance(call.out, tuple) else call.out
     return merge(call, operands, out.dim()) if isinstance(out, Tensor) else ()
+
+
+RULES["pliant.live"] = pointwise
+
+
+@rule("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits",
+      "kl_div", "soft_margin_loss", "poisson_nll_loss")  # fmt: skip
+def loss(call: Call) -> Result:
+    """Entry by entry, and then perhaps one number for all."""
+    fields = merge(call, [(t.fields, t.shape) for t in call.tensors], max(len(t.shape) for t in call.tensors))
+    return fields if call.out.dim() else ()
+
+
+@rule("broadcast_tensors")
+def broadcast(call: Call) -> Result:
+    """Every tensor at the size of all."""
+    fields = merge(call, [(t.fields, t.shape) for t in call.tensors], call.out[0].dim())
+    return [fields for _ in call.out]
 
 
 @rule("glu")
@@ -332,21 +379,25 @@ def layer_norm(call: Call) -> Result:
     """Affine parameters lie along the last axes; statistics run over what is kept."""
     source, affine = call.tensors[0], call.tensors[1:]
     last = range(len(source.shape) - len(call.arg("normalized_shape", [0])), len(source.shape))
+    for axis in last:
+        call.mix("mean", (source, axis))
     fields = tuple(call.labels.collapse(f) if len(f.axes) > 1 and set(f.axes) & set(last) else f for f in source.fields)
     return merge(call, [(fields, source.shape), *((t.fields, t.shape) for t in affine)], len(source.shape))
 
 
 @rule("group_norm", "native_group_norm")
 def group_norm(call: Call) -> Result:
-    """A whole normalisation group lives or dies; where there is but one, its channels do."""
+    """A whole normalisation group lives or dies; where there is but one, or where it is asked for, its channels do."""
     source = call.tensors[0]
     dims, groups = len(source.shape), call.arg("num_groups", call.arg("group"))
     each = source.shape[1] // groups
+    if groups == 1 or call.labels.inner == "channels":
+        call.mix("mean", (source, 1))
     fields = []
     for f in call.labels.settle(source.fields):
         if f.axes == (1,) and each > 1 and groups > 1:
             joint = f.labels.reshape(groups, each)
-            call.labels.tie(joint, joint[:, :1])
+            call.labels.tie(joint, joint[:1] if call.labels.inner == "channels" else joint[:, :1])
         fields.append(f)
     affine = [op for traced in call.tensors[1:] for op in vector_at(traced, 1, dims)]
     return merge(call, [(tuple(fields), source.shape), *affine], dims)
@@ -357,6 +408,7 @@ def group_norm(call: Call) -> Result:
 
 def without(call: Call, fields: Fields, axes: Sequence[int]) -> Fields:
     """Fields after those that vary along `axes` were fixed."""
+    call.labels.losses += any(len(f.axes) > 1 and call.labels.prefer(f.axes) in axes for f in fields)
     settled = [call.labels.collapse(f) if len(f.axes) > 1 and set(f.axes) & set(axes) else f for f in fields]
     call.labels.fix(f for f in settled if set(f.axes) & set(axes))
     return tuple(f for f in settled if not set(f.axes) & set(axes))
@@ -364,13 +416,22 @@ def without(call: Call, fields: Fields, axes: Sequence[int]) -> Fields:
 
 def _dims(call: Call, dims: int) -> list[int]:
     found = call.arg("dim", call.arg("dims"))
+    if call.node.packet in ("aten.linalg_matrix_norm", "aten.nuclear_norm"):
+        found = found or [-2, -1]
     if found is None or found == []:
         return list(range(dims))
     return [axis_of(d, dims) for d in (found if isinstance(found, list | tuple) else [found])]
 
 
+_HOW = {"aten.mean": "mean", "aten.sum": "sum"} | dict.fromkeys(
+    ("aten.amax", "aten.amin", "aten.max", "aten.min", "aten.any", "aten.all"), "max"
+)
+"""What a reduction does with the entries along an axis, as `Mix` says it."""
+
+
 @rule("mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "logsumexp", "prod", "any", "all", "nansum",
-      "linalg_vector_norm", "var_mean", "std_mean", "median", "square_sum", "count_nonzero")  # fmt: skip
+      "linalg_vector_norm", "var_mean", "std_mean", "median", "square_sum", "count_nonzero", "aminmax", "linalg_norm",
+      "linalg_matrix_norm", "frobenius_norm", "nuclear_norm", "nanmean", "special_logsumexp")  # fmt: skip
 def reduction(call: Call) -> Result:
     """The reduced axes go; a field that spans them and others keeps its outermost axis."""
     if len(call.tensors) > 1:
@@ -378,18 +439,21 @@ def reduction(call: Call) -> Result:
     source = call.tensors[0]
     dims = len(source.shape)
     gone = _dims(call, dims)
+    for axis in gone:
+        call.mix(_HOW.get(call.node.packet, "other"), (source, axis))
+    fields = drop(call, source.fields, gone, call.arg("keepdim", False))
+    return [fields for _ in call.out] if isinstance(call.out, tuple | list) else fields
+
+
+def drop(call: Call, fields: Fields, gone: Sequence[int], keepdim: bool) -> Fields:
+    """Fields after the entries along some axes became one: those that vary along them are no more."""
     results = []
-    for f in source.fields:
+    for f in fields:
         f = call.labels.collapse(f) if len(f.axes) > 1 and set(f.axes) & set(gone) else f
         if not set(f.axes) & set(gone):
-            kept = (
-                f.labels
-                if call.arg("keepdim", False)
-                else f.labels.reshape([size for axis, size in enumerate(f.labels.shape) if axis not in gone])
-            )
-            results.append(Field(kept, f.soft))
-    fields = call.labels.tidy(results)
-    return [fields for _ in call.out] if isinstance(call.out, tuple | list) else fields
+            sizes = [size for axis, size in enumerate(f.labels.shape) if keepdim or axis not in gone]
+            results.append(Field(f.labels.reshape(sizes), f.soft))
+    return call.labels.tidy(results)
 
 
 @rule("tril", "triu")
@@ -404,19 +468,41 @@ def triangle(call: Call) -> Result:
       "max_pool2d_with_indices", "max_pool1d_with_indices", "upsample_nearest1d", "upsample_nearest2d",
       "upsample_bilinear2d", "upsample_linear1d", "upsample_bicubic2d", "upsample_nearest3d", "upsample_trilinear3d",
       "_upsample_nearest_exact2d", "_upsample_bilinear2d_aa", "reflection_pad1d", "reflection_pad2d",
-      "replication_pad1d", "replication_pad2d", "grid_sampler", "grid_sampler_2d")  # fmt: skip
+      "replication_pad1d", "replication_pad2d",
+      "reflection_pad3d", "replication_pad3d", "max_pool3d_with_indices", "adaptive_max_pool3d", "_adaptive_avg_pool2d",
+      "_adaptive_avg_pool3d", "_upsample_nearest_exact1d", "_upsample_nearest_exact3d",
+      "_upsample_bicubic2d_aa")  # fmt: skip
 def spatial(call: Call) -> Result:
-    """Leading axes pass, spatial axes are fixed."""
+    """Leading axes pass, spatial axes are fixed (but for those that a pooling leaves alone)."""
     source = call.tensors[0]
     digits = [c for c in call.node.packet if c.isdigit()]
     count = int(digits[0]) if digits else len(source.shape) - 2
     for other in call.tensors[1:]:
         call.labels.fix(other.fields)
-    rest = without(call, source.fields, range(len(source.shape) - count, len(source.shape)))
+    first = len(source.shape) - count
+    rest = without(call, source.fields, [first + i for i in range(count) if not _idle(call, i)])
     return [rest for _ in call.out] if isinstance(call.out, tuple | list) else rest
 
 
-@rule("cat", "concat", "stack")
+@rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
+def sampled(call: Call) -> Result:
+    """Channels pass; axis 0 (the batch, or batch times heads) is shared by the image and the grid."""
+    source, grid = call.tensors[:2]
+    dims = len(source.shape)
+    rest = without(call, source.fields, range(2, dims))
+    leading = without(call, grid.fields, range(1, dims))
+    return merge(call, [(rest, call.out.shape), (leading, [grid.shape[0], *[1] * (dims - 1)])], dims)
+
+
+def _idle(call: Call, place: int) -> bool:
+    """Whether a pooling leaves one of its axes as it is."""
+    sizes = [call.arg("kernel_size"), call.arg("stride") or 1, call.arg("padding", 0)]
+    if "pool" not in call.node.packet or sizes[0] is None:
+        return False
+    return [size if isinstance(size, int) else size[place % len(size)] for size in sizes] == [1, 1, 0]
+
+
+@rule("cat", "concat", "concatenate", "stack")
 def concatenate(call: Call) -> Result:
     """Along the joined axis labels are strung together, on the other axes they are tied."""
     parts = call.tensors
@@ -426,7 +512,7 @@ def concatenate(call: Call) -> Result:
         shapes = [(*t.shape[:dim], 1, *t.shape[dim:]) for t in parts]
         groups = [[Field(f.labels.unsqueeze(dim), f.soft) for f in t.fields] for t in parts]
     else:
-        parts = [t for t in parts if len(t.shape) == dims]
+        parts = [t for t in parts if len(t.shape) == dims and t.shape[dim] > 0]  # what is empty ties nothing
         shapes = [t.shape for t in parts]
         groups = [list(t.fields) for t in parts]
     joint = [f.axes for fields in groups for f in fields if dim in f.axes]

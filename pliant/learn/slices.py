@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from pliant.core import PliantError
+from pliant.core.parts import Index, Runs, part_of, put, view
 
-Index = slice | Tensor
 Slices = Mapping[nn.Parameter, tuple[Index, ...]]
-"""For each parameter one entry per axis: a slice with a positive step, or an int64 vector of distinct indices."""
+"""For each parameter an entry per axis: a slice with a positive step, `Runs`, or an int64 vector without repetition."""
 
+_ELEMENTWISE = ("ASGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
+"""torch's optimizers that treat every entry alone, so that the axes of a parameter do not matter to them."""
 _REFUSED = {"LBFGS": "it steps all parameters as one vector", "Rprop": "its step sizes do not start at zero"}
 
 
@@ -58,6 +60,7 @@ def step_slices(optimizer: torch.optim.Optimizer, slices: Slices) -> None:
 def _swaps(optimizer: torch.optim.Optimizer, group: dict[str, Any], slices: Slices) -> list["_Swap"]:
     # Fused kernels walk the memory as if it were contiguous, which a view of a slice is not.
     gather = bool(group.get("fused"))
+    elementwise = type(optimizer).__module__.startswith("torch.optim.") and type(optimizer).__name__ in _ELEMENTWISE
     found = []
     for parameter in group["params"]:
         index = slices.get(parameter) if parameter.grad is not None else None
@@ -67,7 +70,8 @@ def _swaps(optimizer: torch.optim.Optimizer, group: dict[str, Any], slices: Slic
         for key, value in state.items():
             if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
                 raise _unsliceable(optimizer, key)
-        found.append(_Swap(optimizer, parameter, index, gather))
+        copied = gather or (not elementwise and any(isinstance(entry, Runs) for entry in index))
+        found.append(_Swap(optimizer, parameter, index, copied))
     return found
 
 
@@ -86,7 +90,7 @@ def _whole(parameter: nn.Parameter, index: tuple[Index, ...]) -> bool:
         if isinstance(entry, slice):
             begin, end, step = entry.start, entry.stop, entry.step
             whole = whole and not begin and (end is None or end >= size) and (step is None or step == 1)
-        elif isinstance(entry, Tensor) and entry.dtype == torch.int64 and entry.dim() == 1:
+        elif isinstance(entry, Runs) or (isinstance(entry, Tensor) and entry.dtype == torch.int64 and entry.dim() == 1):
             whole = False
         else:
             got = f"{entry.dtype} tensor" if isinstance(entry, Tensor) else type(entry).__name__
@@ -95,31 +99,30 @@ def _whole(parameter: nn.Parameter, index: tuple[Index, ...]) -> bool:
 
 
 class _Part:
-    """The slice of one tensor: a view where every axis is a slice, else a copy that `store` writes back."""
+    """The slice of tensors like `whole`: a view where no axis is a vector, else a copy that `store` writes back."""
 
-    __slots__ = ("copied", "index")
+    __slots__ = ("copied", "index", "offset", "size", "stride", "whole")
 
-    def __init__(self, index: tuple[Index, ...], shape: torch.Size, gather: bool) -> None:
-        vectors = sum(isinstance(entry, Tensor) for entry in index)
-        self.copied = gather or vectors > 0
-        self.index: Any = index if vectors < 2 else _outer(index, shape)
+    def __init__(self, whole: Tensor, index: tuple[Index, ...], gather: bool) -> None:
+        self.copied = gather or any(isinstance(entry, Tensor) for entry in index)
+        self.index, self.whole = index, whole.stride()
+        if not self.copied:
+            part = view(whole, index)
+            self.size, self.stride = part.shape, part.stride()
+            self.offset = part.storage_offset() - whole.storage_offset()
 
     def of(self, tensor: Tensor) -> Tensor:
-        part: Tensor = tensor[self.index]
-        return part.clone(memory_format=torch.contiguous_format) if self.copied else part
+        if self.copied:
+            return part_of(tensor, self.index).clone(memory_format=torch.contiguous_format)
+        if tensor.stride() != self.whole:
+            return view(tensor, self.index)
+        return tensor.as_strided(self.size, self.stride, tensor.storage_offset() + self.offset)
 
     def store(self, tensor: Tensor, part: Tensor) -> None:
-        tensor[self.index] = part
-
-
-def _outer(index: tuple[Index, ...], shape: torch.Size) -> tuple[Tensor, ...]:
-    device = next(entry.device for entry in index if isinstance(entry, Tensor))
-    vectors = [
-        torch.arange(*entry.indices(size), device=device) if isinstance(entry, slice) else entry
-        for entry, size in zip(index, shape)
-    ]
-    axes = len(vectors)
-    return tuple(vector.view([-1 if axis == own else 1 for axis in range(axes)]) for own, vector in enumerate(vectors))
+        if self.copied:
+            put(tensor, self.index, part)
+        else:
+            view(tensor, self.index).copy_(part)
 
 
 class _Swap:
@@ -129,7 +132,7 @@ class _Swap:
 
     def __init__(self, optimizer: torch.optim.Optimizer, parameter: nn.Parameter, index: Any, gather: bool) -> None:
         self.optimizer, self.parameter = optimizer, parameter
-        self.part = _Part(index, parameter.shape, gather)
+        self.part = _Part(parameter.data, index, gather)
         self.data, self.grad = parameter.data, parameter.grad
         self.full: dict[str, Tensor] = {}
         self.small: dict[str, Tensor] = {}
@@ -137,7 +140,7 @@ class _Swap:
 
     def enter(self) -> None:
         parameter, part = self.parameter, self.part
-        # Everything that can fail (an index out of range) comes before the first change.
+        # Everything that can fail comes before the first change.
         data, grad = part.of(self.data), None if self.grad is None else part.of(self.grad)
         state = self.optimizer.state.get(parameter) or {}
         shape = self.data.shape

@@ -5,9 +5,9 @@ from html import escape
 from pathlib import Path
 
 from pliant.core import write_atomic
+from pliant.diagram.diagram import STYLE, Diagram, diagram
 from pliant.elastic import Elastic
 from pliant.elastic.report import GroupRow, Report
-from pliant.graph.diagram import STYLE, Diagram, diagram
 from pliant.report.chart import number, percent
 from pliant.report.page import document, section, table
 
@@ -149,7 +149,7 @@ def _depth(report: Report) -> str:
     if not report.depth:
         return ""
     rows = [[f"<code>{escape(name)}</code>", str(nodes), f"{count:,}"] for name, nodes, count in report.depth]
-    text = "Residual branches that a sub-network may leave out; the shortcut stays."
+    text = "Residual branches, and whole modules where asked for, that may be left out; what enters them stays."
     return section("Depth", text, table(["branch", "operators", "parameters"], rows))
 
 

@@ -6,27 +6,30 @@ import torch
 
 from pliant.core import as_call, make_output
 from pliant.graph import Graph
-from pliant.graph.ir import TRAINING, Named, Ref, resolve_target
+from pliant.graph.ir import TRAINING, Named, Ref, callable_of, evaluated
 
 
-def interpret(graph: Graph, example: Any, *, zeroed: str | None = None) -> Any:
+def interpret(graph: Graph, example: Any, *, zeroed: str = "", copied: tuple[str, str] = ("", "")) -> Any:
     """The output of the whole network in evaluation mode, node by node.
 
     Args:
         graph: a traced network.
         example: inputs, as `trace` takes them.
         zeroed: name of a node whose value becomes zeros, so that whatever adds it goes on without it.
+        copied: without `zeroed` the name of a node, and that of the node whose value it gets.
     """
-    args, kwargs = as_call(example)
-    inputs = iter([*args, *kwargs.values()])
+    program = evaluated(graph.program)
+    inputs = iter(program.form.tensors(*as_call(example)))
     values: dict[str, Any] = {TRAINING: False}
-    for node in graph.program:
+    for node in program:
         if node.kind == "input":
             value = next(inputs)
         elif node.kind == "state":
             value = graph.states[node.target]
         else:
-            value = resolve_target(node.target)(*_filled(node.args, values), **_filled(node.kwargs, values))
+            value = callable_of(program, node)(*_filled(node.args, values), **_filled(node.kwargs, values))
+        if not zeroed and node.name == copied[0]:
+            value = values[copied[1]]
         values[node.name] = torch.zeros_like(value) if node.name == zeroed else value
     return _filled(graph.program.output, values)
 

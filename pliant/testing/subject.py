@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pliant.core import Inputs, tensors_of
 from pliant.elastic import Elastic, elastic
+from pliant.elastic.knobs import Choices
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Subject:
         tags: what is in it.
         silent: axes that provably cannot be seen in the output, as "state[axis]" to the reason; the law
             `leave_one_axis_out` allows these alone.
+        choices: what `elastic` takes under this name: needed for what bends only where it is asked for. Subjects that
+            differ in it alone need names of their own.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Subject:
     example: Callable[[], Inputs]
     tags: frozenset[str] = frozenset()
     silent: Mapping[str, str] = field(default_factory=dict, compare=False)
+    choices: Choices | None = field(default=None, compare=False)
 
 
 class LawBroken(AssertionError):
@@ -62,7 +66,7 @@ def case_of(subject: Subject) -> Case:
     """The family of a subject, made once."""
     model, example = subject.make(), subject.example()
     before = _snapshot(model)
-    family = elastic(model, example)
+    family = elastic(model, example, choices=subject.choices)
     changes = [key for key, old, new in _pairs(before, _snapshot(model)) if not _same(old, new)]
     return Case(subject.make(), example, family, tuple(changes))
 

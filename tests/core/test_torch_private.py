@@ -1,57 +1,29 @@
 """One test per private torch name in `pliant/core/_torch_private.py`: a new torch that breaks one is told here."""
 
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pliant.core._torch_private import is_overload, no_onnx_log, rebuild, tree_leaves
+from pliant.core._torch_private import (
+    backward_pass,
+    compiled_from,
+    is_overload,
+    no_onnx_log,
+    storage_users,
+)
 
 
-@dataclass
-class Output:
-    logits: Tensor
-    hidden: Tensor
-
-
-torch.export.register_dataclass(Output, serialized_type_name="pliant.tests.Output")
-
-
-class Nested(nn.Module):
-    def forward(self, x: Tensor) -> Any:
-        return {"b": (x + 1, [x + 2, None]), "a": Output(x + 3, x + 4)}
+class Adds(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1
 
 
 @pytest.fixture(scope="module")
 def exported() -> torch.export.ExportedProgram:
-    return torch.export.export(Nested(), (torch.zeros(2),))
-
-
-def test_rebuild_gives_back_what_a_module_returned(exported: torch.export.ExportedProgram) -> None:
-    def named(keys: list[str], children: list[Any]) -> dict[str, Any]:
-        return {"named": dict(zip(keys, children, strict=True))}
-
-    spec = exported.call_spec.out_spec
-    assert spec is not None
-    leaves: list[Any] = list(range(spec.num_leaves))
-    built = rebuild(leaves, spec, named)
-    assert list(built) == ["b", "a"]
-    assert isinstance(built["b"], tuple)
-    assert isinstance(built["b"][1], list)
-    assert built == {"b": (0, [1, 2]), "a": {"named": {"logits": 3, "hidden": 4}}}
-    assert leaves == []
-
-
-def test_leaves_come_in_torchs_own_order(exported: torch.export.ExportedProgram) -> None:
-    leaves = tree_leaves(Nested()(torch.zeros(2)))
-    assert [None if leaf is None else int(leaf[0]) for leaf in leaves] == [1, 2, None, 3, 4]
-    spec = exported.call_spec.out_spec
-    assert spec is not None
-    assert len(leaves) == spec.num_leaves
+    return torch.export.export(Adds(), (torch.zeros(2),))
 
 
 def test_overloads_are_told_from_other_callables(exported: torch.export.ExportedProgram) -> None:
@@ -71,3 +43,33 @@ def test_a_failing_onnx_export_prints_nothing(tmp_path: Path, capfd: pytest.Capt
         with pytest.raises(torch.onnx.errors.UnsupportedOperatorError):
             torch.onnx.export(Sinc(), (torch.zeros(2),), str(tmp_path / "net.onnx"), dynamo=False, opset_version=17)
     assert capfd.readouterr().out == ""
+
+
+def test_backward_passes_are_told_apart() -> None:
+    seen: list[int] = []
+    x = torch.ones(2, requires_grad=True)
+    x.register_hook(lambda grad: seen.append(backward_pass()))  # type: ignore[no-untyped-call]
+    for _ in range(2):
+        (x * 2 + x).sum().backward()  # type: ignore[no-untyped-call]
+    assert len(seen) == len(set(seen)) == 2
+    assert min(seen) >= 0
+    assert backward_pass() == -1
+
+
+def test_a_compiled_module_knows_what_it_was_made_from() -> None:
+    module = nn.Linear(2, 3)
+    assert compiled_from(torch.compile(module, backend="eager")) is module
+    assert compiled_from(module) is None
+
+
+def test_users_of_memory_are_counted() -> None:
+    x = torch.zeros(4)
+    assert storage_users(x) == 1
+    other = x.detach()
+    part = x[1:]
+    assert storage_users(x) == storage_users(part) == 3
+    del other, part
+    assert storage_users(x) == 1
+    weight = nn.Parameter(torch.zeros(4))
+    weight.sum().backward()  # type: ignore[no-untyped-call]
+    assert storage_users(torch.as_tensor(weight.grad)) == 1

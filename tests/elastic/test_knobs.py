@@ -11,6 +11,7 @@ from pliant.core import Space
 from pliant.elastic import elastic
 from pliant.elastic.knobs import make_space
 from pliant.graph.graph import Graph, trace
+from tests.elastic.conv_nets import Audio, Large
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +162,57 @@ def test_shares_are_rounded_to_the_multiple_asked_for(mlp: Graph) -> None:
     assert choices(mlp, "width:body.12", round_to=64) == (128, 192, 320, 400)
     with pytest.raises(ValueError, match="round_to must be at least 1, got 0"):
         elastic(nets.mlp((6,), 3), torch.randn(2, 6), round_to=0)
+
+
+@pytest.fixture(scope="module")
+def kernels() -> Graph:
+    return trace(Large(), torch.randn(2, 3, 12, 12), asked=["kernel:*"])
+
+
+def test_kernels_take_the_odd_sizes_up_to_their_own(kernels: Graph) -> None:
+    given = space(kernels, choices={"kernel:*": [3, 5, 7]})
+    assert {k.name: k.choices for k in given if k.kind == "kernel"} == {
+        "kernel:stem": (3, 5, 7), "kernel:deep": (3, 5), "kernel:group": (3, 5),
+    }  # fmt: skip
+
+
+def test_only_patterns_that_name_kernels_choose_their_sizes(kernels: Graph) -> None:
+    given = space(kernels, choices={"kernel:stem": [3, 7], "*:stem": [0.5, 1.0]})
+    assert given["kernel:stem"].choices == (3, 7)
+    assert given["width:stem"].choices == (4, 8)
+    assert "kernel:deep" not in {knob.name for knob in given}
+
+
+def test_kernels_of_one_size_can_be_tied(kernels: Graph) -> None:
+    given = space(kernels, choices={"kernel:[dg]*": [3, 5]}, tie=["kernel:[dg]*"])
+    assert [k.name for k in given if k.kind == "kernel"] == ["kernel:[dg]*"]
+    with pytest.raises(ValueError, match="different sizes"):
+        space(kernels, choices={"kernel:*": [3, 5, 7]}, tie=["kernel:*"])
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([0.5, 7], "counts, not shares, got 0.5"),
+        ([True, 7], "counts, not shares, got True"),
+        ([4, 7], "odd kernel sizes, got 4"),
+        ([-1, 7], r"must be in 1\.\.7, got -1"),
+        ([3, 5], "must include 7"),
+    ],
+)
+def test_wrong_kernel_sizes(kernels: Graph, values: list[Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        space(kernels, choices={"kernel:stem": values})
+
+
+def test_a_size_that_padding_does_not_bear_is_refused() -> None:
+    graph = trace(Audio(), torch.randn(2, 2, 20), asked=["kernel:*"])
+    assert space(graph, choices={"kernel:second": [5, 7]})["kernel:second"].choices == (5, 7)
+    with pytest.raises(ValueError, match=r"choices of kernel:second must be in 5\.\.7, got 3"):
+        space(graph, choices={"kernel:*": [3, 7, 9]})
+
+
+def test_what_cannot_bend_is_named_where_nothing_fits() -> None:
+    graph = trace(nn.Sequential(nn.Conv2d(3, 4, 3)), torch.randn(2, 3, 8, 8), asked=["kernel:*"])
+    with pytest.raises(ValueError, match=r"fits no knob; .*cannot bend: 0 \(kernel: its padding would go below zero\)"):
+        space(graph, choices={"kernel:*": [1, 3]})

@@ -110,6 +110,62 @@ def test_one_function_serves_every_sub_network(residual: Elastic) -> None:
     assert source.count(" if spans[0] else ") == 1
 
 
+class Overwrites(nn.Module):
+    """Residual blocks that write over their sums, as torchvision's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 6)) for _ in range(2))
+        self.act = nn.ReLU(inplace=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for branch in self.branches:
+            x = self.act(branch(x) + x)
+        return cast(Tensor, self.head(x))
+
+
+def test_writing_over_a_sum_is_kept_where_its_span_is() -> None:
+    torch.manual_seed(0)
+    net = elastic(Overwrites(), X, verbose=False)
+    source = net._runner.source
+    assert source.count(".relu_()") == 2
+    assert source.count(".relu_() if spans[") == 2
+    for skipped in ([], [0], [1], [0, 1]):
+        config = {f"depth:branches.{i}": False for i in skipped}
+        small, x = net.extract(config), X.clone()
+        with net.using(config):
+            out = net(x)
+        assert torch.equal(x, X)  # the skipped span's sum is the input itself
+        assert torch.equal(out, small(x))
+        assert torch.equal(x, X)
+        own = [p.requires_grad and p.grad is not None for p in net.parameters()]
+        assert not any(own)
+        with net.using(config):
+            net(x).sum().backward()
+        small(x).sum().backward()
+        mine = dict(net.named_parameters())
+        for name, p in small.named_parameters():
+            torch.testing.assert_close(mine[name].grad, p.grad)
+        net.zero_grad()
+
+
+def test_what_a_gradient_needs_is_not_written_over() -> None:
+    class Needs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.fc2 = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.fc1(x).relu_()
+            z = y.tanh().mul_(2.0)  # tanh's gradient reads its result; torch itself would raise
+            return cast(Tensor, self.fc2(z + y))
+
+    source = Runner(trace(Needs(), X)).source
+    assert ".relu_()" in source
+    assert ".mul_(" not in source
+
+
 def test_the_source_holds_no_sizes_of_a_sub_network() -> None:
     """Two networks that differ in nothing but widths give the same source."""
     x = torch.randn(3, 3, 8, 8)

@@ -237,7 +237,22 @@ def test_index_add_is_held_to_one_thread() -> None:
     assert model.session(threads=2).get_session_options().intra_op_num_threads == 1
 
 
-@pytest.mark.parametrize("example", [torch.tensor(1.0), (torch.randn(2, 2), [torch.randn(2)]), (None,)])
+class Nested(nn.Module):
+    def forward(self, data: dict[str, Any], factor: float) -> torch.Tensor:
+        left, right = data["pair"]
+        out: torch.Tensor = left * factor - right
+        return out
+
+
+def test_nested_examples_have_a_name_for_each_tensor() -> None:
+    example = ({"pair": (torch.randn(4, 3), torch.randn(4, 3))}, 2.0)
+    model = to_onnx(Nested(), example)
+    assert model.form.names == ["input_0_0", "input_0_1"]
+    other = ({"pair": (torch.randn(7, 3), torch.randn(7, 3))}, 2.0)
+    assert torch.allclose(model.run(other), Nested()(*other))
+
+
+@pytest.mark.parametrize("example", [torch.tensor(1.0), (None,)])
 def test_examples_without_a_batch_axis_are_refused(example: Any) -> None:
     with pytest.raises(PliantError):
         to_onnx(Mlp(), example)

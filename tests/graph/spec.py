@@ -20,8 +20,8 @@ from pliant.graph.labels import IntArray
 from pliant.graph.rules import channel_shuffle, concatenate, find_rule, keep, shape, spread
 
 MOVERS = (shape, spread, channel_shuffle, concatenate, keep)
-UNLIKE = ("aten.dropout", "aten.softmax", "aten.log_softmax", "_like", "aten.bernoulli")
-"""What the rule `keep` covers, but changes values."""
+SAME = ("contiguous", "clone", "detach", "alias", "to", "_to_copy", "lift_fresh", "type_as", "float", "half", "real")
+"""What the rule `keep` covers and does not change values."""
 
 
 def check_spec(graph: Graph, counts: IntArray) -> int:
@@ -43,7 +43,8 @@ def check_spec(graph: Graph, counts: IntArray) -> int:
                 sizes = _kept_shape(graph, node.name, index, counts)
                 assert tuple(value.shape) == sizes, f"{node.place}: size {tuple(value.shape)}, the labels say {sizes}"
         rule = find_rule(node) if node.kind == "call" and not node.target.startswith("operator.") else None
-        if rule in MOVERS and not any(part in node.packet for part in UNLIKE):
+        unlike = rule is keep and node.packet.removeprefix("aten.") not in SAME
+        if rule in MOVERS and not unlike and not (rule is spread and _grows(graph, node)):
             _compare(graph, node, counts, patches)
             compared += 1
     return compared
@@ -105,6 +106,14 @@ def _codes(graph: Graph, name: str, index: int, counts: IntArray | None) -> Tens
         for a, size in enumerate(shape_):
             total = total.index_select(a, _kept(graph.analysis.axes.get((name, index, a)), size, counts))
     return total
+
+
+def _grows(graph: Graph, node: Node) -> bool:
+    """Whether an axis that was made of one entry follows units: no entry of the operand says which."""
+    before, after = graph.analysis.shapes[node.args[0].name, 0], graph.analysis.shapes[node.name, 0]
+    lead = len(after) - len(before)
+    grown = [a for a in range(len(after)) if a < lead or before[a - lead] == 1]
+    return any((node.name, 0, a) in graph.analysis.axes for a in grown)
 
 
 def _compare(graph: Graph, node: Node, counts: IntArray, patches: Any) -> None:

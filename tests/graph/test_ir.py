@@ -147,3 +147,20 @@ def test_dead_calls_go_and_writes_stay() -> None:
              Node("w", "call", "aten.add_.Tensor", (Ref("n"), 1)), Node("y", "call", relu, (Ref("x"),))]  # fmt: skip
     kept = Program(nodes, Ref("y")).without_dead()
     assert [node.name for node in kept] == ["x", "n", "w", "y"]
+
+
+def test_a_stored_graph_may_not_call_modules() -> None:
+    with pytest.raises(PliantError, match="a stored graph cannot call a module"):
+        verify(Program([Node("a", "call", "module.os")], Ref("a")))
+    with pytest.raises(PliantError, match="can be run by its graph alone"):
+        resolve_target("module.os")()
+
+
+def test_a_program_without_a_form_takes_its_inputs_as_tensors() -> None:
+    program = Program([Node("a", "input", "left"), Node("b", "input", "right")], Ref("b"))
+    assert program.form.names == ("left", "right")
+    assert program.without_dead().form == program.form
+
+
+def test_live_picks_by_the_mode() -> None:
+    assert (resolve_target("pliant.live")(True, 1, 2), resolve_target("pliant.live")(False, 1, 2)) == (1, 2)

@@ -79,6 +79,14 @@ def _cell(s: Any, x: Tensor) -> Tensor:
     return out
 
 
+def _gated_cell(s: Any, x: Tensor) -> Tensor:
+    h = torch.tanh(s.i(x[:, 0]))
+    for t in range(3):
+        h = s.r(s.a(x[:, t]), h)
+    out: Tensor = s.c(h)
+    return out
+
+
 def _recurrent(layer: nn.Module, out: int) -> dict[str, nn.Module]:
     return {"a": linear(6, 8), "r": layer, "c": linear(out, 3)}
 
@@ -195,13 +203,18 @@ ROWS = [
         lambda: {"r": nn.GRU(6, 10, batch_first=True), "h": weight(1, 1, 10), "c": linear(10, 3)}),
     Row("rnn-last-state", lambda s, x: s.c(s.r(x)[1][-1]), SEQUENCE, [(W, 10)],
         lambda: {"r": nn.RNN(6, 10, num_layers=2, batch_first=True), "c": linear(10, 3)}),
-    # no rule, so that everything they touch stays: sound, and told
-    Row("lstm-cell", _cell, SEQUENCE, [], lambda: {"i": linear(6, 8), "r": nn.LSTMCell(6, 8), "c": linear(8, 3)},
-        ("lstm_cell",)),
-    Row("embedding-bag", lambda s, x: s.c(s.e(x)), torch.randint(9, (3, 4)), [],
-        lambda: {"e": nn.EmbeddingBag(9, 8), "c": linear(8, 3)}, ("embedding_bag",)),
-    Row("distance", lambda s, x: s.c(s.a(x)) + torch.cdist(s.a(x), s.p), X, [],
-        lambda: {**_pair(8, 8), "p": weight(3, 8)}, ("cdist",)),
+    Row("lstm-projected", _rnn, SEQUENCE, [(W, 8), (W, 7)],
+        lambda: _recurrent(nn.LSTM(8, 10, num_layers=2, proj_size=7, batch_first=True), 7)),
+    Row("lstm-projected-bidirectional", _rnn, SEQUENCE, [(W, 8), (W, 7)],
+        lambda: _recurrent(nn.LSTM(8, 10, proj_size=7, bidirectional=True, bias=False, batch_first=True), 14)),
+    Row("lstm-cell", _cell, SEQUENCE, [(W, 8)],
+        lambda: {"i": linear(6, 8), "r": nn.LSTMCell(6, 8), "c": linear(8, 3)}),
+    Row("gru-cell", _gated_cell, SEQUENCE, [(W, 8), (W, 7)],
+        lambda: {"i": linear(6, 8), "a": linear(6, 7), "r": nn.GRUCell(7, 8), "c": linear(8, 3)}),
+    Row("rnn-cell", _gated_cell, SEQUENCE, [(W, 8), (W, 7)],
+        lambda: {"i": linear(6, 8), "a": linear(6, 7), "r": nn.RNNCell(7, 8, bias=False), "c": linear(8, 3)}),
+    Row("embedding-bag", lambda s, x: s.c(s.e(x)), torch.randint(9, (3, 4)), [(W, 8)],
+        lambda: {"e": nn.EmbeddingBag(9, 8), "c": linear(8, 3)}),
     Row("embedding", lambda s, x: s.c(s.e(x)), torch.randint(9, (3, 4)), [(W, 8)],
         lambda: {"e": nn.Embedding(9, 8), "c": linear(8, 3)}),
 ]  # fmt: skip

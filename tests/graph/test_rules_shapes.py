@@ -96,10 +96,9 @@ ROWS = [
     Row("roll-other-axis", lambda s, x: s.c(s.a(x).roll(1, 1)), SEQUENCE, [(W, 8)], lambda: _pair(8, 8)),
     Row("cumsum", lambda s, x: s.c(s.a(x).cumsum(1)), X, [], lambda: _pair(8, 8)),
     Row("sort", lambda s, x: s.c(s.a(x).sort(1).values), X, [], lambda: _pair(8, 8)),
-    Row("topk", lambda s, x: s.c(s.a(x).topk(4, 1).values), X, [], lambda: _pair(8, 4)),
     Row("topk-other-axis", lambda s, x: s.c(s.a(x).topk(2, 1).values.sum(1)), SEQUENCE, [(W, 8)], lambda: _pair(8, 8)),
-    Row("argmax", lambda s, x: s.c(F.one_hot(s.a(x).argmax(1), 8).float() * s.a(x)), X, [], lambda: _pair(8, 8)),
-    Row("index", lambda s, x: s.c(s.a(x)[:, s.i]), X, [], lambda: {**_pair(8, 3), "i": torch.tensor([3, 1, 0])}),
+    # the places that are listed are a width of their own
+    Row("index", lambda s, x: s.c(s.a(x)[:, s.i]), X, [(W, 3)], lambda: {**_pair(8, 3), "i": torch.tensor([3, 1, 0])}),
     Row("index-other-axis", lambda s, x: s.c(s.a(x)[:, s.i]), SEQUENCE, [(W, 8)],
         lambda: {**_pair(8, 8), "i": torch.tensor([3, 1, 0])}),
     # zeros beside the units (a shortcut that gets wider) stay
@@ -119,15 +118,14 @@ ROWS = [
         lambda: {**_pair(8, 8), "n": nn.BatchNorm1d(8)}),
     Row("interpolate", lambda s, x: s.c(F.interpolate(s.a(x), scale_factor=2.0, mode="bilinear")), IMAGE, [(W, 8)],
         lambda: _conv(8, 8)),
+    Row("pool-beside-units", lambda s, x: s.c(F.max_pool2d(s.a(x)[:, None], (2, 1), (2, 1))[:, 0]), SEQUENCE, [(W, 8)],
+        lambda: _pair(8, 8)),
     Row("pool-over-units", lambda s, x: s.c(F.avg_pool1d(s.a(x)[:, None], 2)[:, 0]), X, [], lambda: _pair(8, 4)),
     Row("constant-by-place", lambda s, x: s.c(s.a(x) + torch.arange(8.0)), X, [], lambda: _pair(8, 8)),
     Row("zeros", lambda s, x: s.c(s.a(x) + torch.zeros(x.shape[0], 8)), X, [(W, 8)], lambda: _pair(8, 8)),
     Row("output", lambda s, x: s.a(x).view(-1, 2, 4), X, [], lambda: {"a": linear(6, 8)}),
-    # these see memory otherwise than index by index
+    # this sees memory otherwise than index by index
     Row("as-strided", lambda s, x: s.c(s.a(x).as_strided((3, 4), (8, 2))), X, [], lambda: _pair(8, 4), ("as_strided",)),
-    Row("unfold", lambda s, x: s.c(s.a(x).unfold(1, 2, 2).sum(2)), X, [], lambda: _pair(8, 4), ("unfold",)),
-    Row("complex", lambda s, x: s.c(torch.view_as_complex(s.a(x).view(-1, 4, 2)).abs()), X, [],
-        lambda: _pair(8, 4), ("view_as_complex",)),
 ]  # fmt: skip
 
 

@@ -1,18 +1,20 @@
 """What can be skipped, and that skipping is leaving the branch out."""
 
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pliant import nets
 from pliant.core import call, main_output
 from pliant.elastic import elastic
 from pliant.testing import LAWS, Subject, zoo_subjects
-from pliant.testing.subject import case_of
+from pliant.testing.subject import case_of, gap
 from pliant.testing.zoo import ZOO
 from tests.graph.tiny import Row, Tiny, floats, inspect, linear, weight
 
@@ -54,6 +56,59 @@ def _chained(s: Any, x: Tensor) -> Any:
     return s.c(x + s.a(x) + s.b(x))
 
 
+def _parallel(s: Any, x: Tensor) -> Any:
+    return s.c(s.a(x) + s.b(x) + x)
+
+
+def _three(s: Any, x: Tensor) -> Any:
+    return s.d(x + F.dropout(s.a(x) + (s.b(x) + s.c(x)), 0.0, s.training))
+
+
+def _minus(s: Any, x: Tensor) -> Any:
+    x = x - s.a(x)
+    return s.c(torch.rsub(s.b(x), x))
+
+
+def _negated(s: Any, x: Tensor) -> Any:
+    return s.c(s.a(x) - x)
+
+
+def _fused(s: Any, x: Tensor) -> Any:
+    x = torch.addcmul(x, s.g, s.a(x))
+    return s.c(torch.lerp(x, s.b(x), 0.3))
+
+
+def _highway(s: Any, x: Tensor) -> Any:
+    gate = torch.sigmoid(s.g(x))
+    x = (1 - gate) * x + gate * s.a(x)
+    gate = torch.sigmoid(s.h(x))
+    return s.c(s.b(x) * (1 - gate) + x * gate)
+
+
+def _mixture(s: Any, x: Tensor) -> Any:
+    gate = torch.sigmoid(s.a(x))
+    return s.c((1 - gate) * s.b(x) + gate * s.d(x))
+
+
+def _in_place(s: Any, x: Tensor) -> Any:
+    y = s.b(torch.relu(s.a(x)))
+    y += x
+    z = s.d(y)
+    z += y
+    return s.c(z)
+
+
+def _dropped(s: Any, x: Tensor) -> Any:
+    branch = s.g * s.b(torch.relu(s.a(x)))
+    if s.training:
+        branch = branch * torch.empty(len(x), 1).bernoulli_(0.9) / 0.9
+    return s.c(x + branch)
+
+
+def _two_streams(s: Any, x: Tensor) -> Any:
+    return s.c((x + s.a(x)) + (x + s.b(x)))
+
+
 def _broadcast(s: Any, x: Tensor) -> Any:
     return s.c(x + s.a(x))
 
@@ -81,18 +136,32 @@ ROWS = [
         lambda: {"a": linear(6, 8), "b": linear(8, 6), "d": linear(7, 8), "e": linear(8, 7), "c": linear(6, 3)},
         spans=("d", "a")),
     Row("post-norm", _post_norm, X, [(W, 8)], _both(8, "n"), spans=("a",)),
-    # both uses need the weights, so that neither owns them
-    Row("shared", _shared, X, [(W, 8)], _both(8)),
+    # each use goes by itself, the weights with the last one
+    Row("shared", _shared, X, [(W, 8)], _both(8), spans=("a", "a#2")),
     # x + 2 f(x) without f is x; f(y) + 2 y without f would be 2 y
     Row("scaled", _scaled, X, [], _same("a", "b", "c"), spans=("a",)),
     # the branch is needed elsewhere
     Row("used-twice", _used_twice, X, [], _same("a", "c", "d")),
-    # of branches in parallel only the first one added has x itself for a shortcut
-    Row("chained", _chained, X, [], _same("a", "b", "c"), spans=("a",)),
+    # the shortcut of the second one is x and the first one
+    Row("chained", _chained, X, [], _same("a", "b", "c"), spans=("a", "b")),
+    # each branch of a sum goes by itself, the sum with the last one
+    Row("parallel", _parallel, X, [], _same("a", "b", "c"), spans=("b", "a")),
+    Row("three", _three, X, [], _same("a", "b", "c", "d"), spans=("c", "b", "a")),
+    # x - f(x), and with the operands the other way round; f(x) - x without f would be -x
+    Row("minus", _minus, X, [], _same("a", "b", "c"), spans=("a", "b")),
+    Row("negated", _negated, X, [], _same("a", "c")),
+    # x + g f(x) and x + t (f(x) - x) in one call
+    Row("fused", _fused, X, [], lambda: {**_same("a", "b", "c")(), "g": weight(6)}, spans=("a", "b")),
+    # (1 - t) x + t f(x) with its gate shut; both sides made of x but neither of the other are no shortcut
+    Row("highway", _highway, X, [], _same("a", "b", "c", "g", "h"), spans=("a", "b")),
+    Row("mixture", _mixture, X, [(W, 6)], _same("a", "b", "c", "d")),
+    Row("in-place", _in_place, X, [(W, 6)], _same("a", "b", "c", "d"), spans=("a", "d")),
+    # what both operands add to
+    Row("two streams", _two_streams, X, [], _same("a", "b", "c"), spans=("a", "b")),
     # y + f(x) with a branch of another shape is no shortcut
     Row("broadcast", _broadcast, X, [], lambda: {"a": linear(6, 1), "c": linear(6, 3)}),
-    # a branch that writes into memory seen elsewhere must run
-    Row("writes", _writes, X, [], _same("a", "c", "d"), ("mul_",)),
+    # what writes into memory that is seen elsewhere runs without the branch, too
+    Row("writes", _writes, X, [], _same("a", "c", "d"), ("mul_",), spans=("a",)),
 ]  # fmt: skip
 
 
@@ -163,3 +232,60 @@ def test_two_branches_of_one_gated_sum() -> None:
     subject = Subject("gated", lambda: Tiny(forward, {"a": linear(6, 6), "g": weight(6), "c": linear(6, 3)}), lambda: X)
     figures = LAWS["depth_skips"](subject)
     assert figures.endswith("over 1 spans")
+
+
+def _tiny(f: Callable[[Any, Tensor], Any], *names: str) -> Tiny:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Tiny(f, _same(*names)()).eval()
+
+
+@pytest.mark.parametrize(("f", "names"), [(_parallel, "ab"), (_three, "abc")], ids=["two", "three"])
+def test_every_choice_of_parallel_branches(f: Callable[[Any, Tensor], Any], names: str) -> None:
+    last = "c" if f is _parallel else "d"
+    model = _tiny(f, *names, last)
+    net = elastic(model, X).eval()
+    assert sorted(net.graph.span_names) == [f"depth:{name}" for name in names]
+    assert len(net.graph.spans) == 2 * len(names) - 1
+    for keep in itertools.product([False, True], repeat=len(names)):
+        silent = copy.deepcopy(model)
+        for name, kept in zip(names, keep, strict=True):
+            if not kept:
+                for parameter in silent.get_submodule(name).parameters():
+                    parameter.data.zero_()
+        config = {f"depth:{name}": kept for name, kept in zip(names, keep, strict=True)}
+        small = net.extract(config)
+        with torch.no_grad(), net.using(config):
+            assert gap(net(X), silent(X)) < 1e-6
+            assert torch.equal(small(X), net(X))
+        assert {key[0] for key in small.state_dict()} == {last, *(n for n, k in zip(names, keep, strict=True) if k)}
+        assert net.cost(config).parameters == sum(p.numel() for p in small.parameters())
+
+
+def test_shared_weights_go_with_their_last_use() -> None:
+    net = elastic(_tiny(_shared, "a", "b", "c"), X).eval()
+    first, second = net.graph.span_names
+    assert "a.weight" in net.extract({first: False}).state_dict()
+    small = net.extract({first: False, second: False})
+    assert set(small.state_dict()) == {"c.weight", "c.bias"}
+    with torch.no_grad(), net.using({first: False, second: False}):
+        assert torch.equal(net(X), small(X))
+
+
+def test_a_branch_that_training_drops_at_random() -> None:
+    parts = {**_same("a", "b", "c")(), "g": weight(6)}
+    assert elastic(Tiny(_dropped, parts), X).graph.span_names == ["depth:a"]
+
+
+def test_guards_tell_when_something_is_needed_by_one_of_several() -> None:
+    def forward(s: Any, x: Tensor) -> Any:
+        mask = torch.sigmoid(s.m)
+        x = x + s.a(x) * mask
+        return s.c(x + s.b(x) * mask)
+
+    net = elastic(Tiny(forward, {**_same("a", "b", "c")(), "m": weight(6)}), X).eval()
+    assert net.graph.guards["m"] == (frozenset({0}), frozenset({1}))
+    none = dict.fromkeys(net.graph.span_names, False)
+    assert set(net.extract(none).state_dict()) == {"c.weight", "c.bias"}
+    with torch.no_grad(), net.using(none):
+        assert torch.equal(net(X), net.extract(none)(X))

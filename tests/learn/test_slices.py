@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant.core import PliantError
+from pliant.core.parts import Runs
 from pliant.learn import step_slices
 
 OPTIMIZERS: dict[str, Any] = {
@@ -29,18 +30,25 @@ INDICES: dict[str, tuple[Any, Any]] = {
     "vector": (torch.tensor([4, 0, 2]), slice(1, 3)),
     "outer": (torch.tensor([4, 0]), torch.tensor([5, 1, 2])),
     "permutation": (torch.tensor([4, 3, 2, 0, 1]), slice(None)),
+    "runs": (slice(0, 3), Runs(1, 2, 3, 2)),
+    "runs and vector": (torch.tensor([4, 0]), Runs(0, 2, 3, 2)),
 }
 
 
+def _places(entry: Any, size: int) -> Tensor:
+    if isinstance(entry, Runs):
+        return torch.cat([torch.arange(entry.length) + entry.begin + i * entry.step for i in range(entry.count)])
+    return torch.arange(size)[entry]
+
+
 def _pick(tensor: Tensor, index: Any) -> Tensor:
-    rows = torch.arange(tensor.shape[0])[index[0]]
-    columns = torch.arange(tensor.shape[1])[index[1]]
+    rows, columns = (_places(entry, size) for entry, size in zip(index, tensor.shape, strict=True))
     return tensor[rows][:, columns]
 
 
 def _outside(tensor: Tensor, index: Any) -> Tensor:
     mask = torch.ones_like(tensor, dtype=torch.bool)
-    rows, columns = torch.arange(tensor.shape[0])[index[0]], torch.arange(tensor.shape[1])[index[1]]
+    rows, columns = (_places(entry, size) for entry, size in zip(index, tensor.shape, strict=True))
     mask[rows[:, None], columns[None]] = False
     return tensor[mask]
 
@@ -94,6 +102,22 @@ def test_random_slices_leave_params_and_state_outside_bit_identical(name: str) -
             for key, value in state.items():
                 if value.dim():
                     assert torch.equal(optimizer.state[parameter][key][width:], value[width:])
+
+
+def test_an_optimizer_that_reads_shapes_gets_the_shape_of_the_slice() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    class Curious(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            seen.extend(tuple(p.shape) for group in self.param_groups for p in group["params"])
+            super().step(closure)
+
+    parameter, index = nn.Parameter(torch.ones(5, 6)), INDICES["runs"]
+    parameter.grad = torch.ones(5, 6)
+    step_slices(Curious([parameter], lr=0.1), {parameter: index})
+    assert seen == [(3, 4)]
+    assert torch.equal(_pick(parameter.detach(), index), torch.full((3, 4), 0.9))
+    assert torch.equal(_outside(parameter.detach(), index), torch.ones(18))
 
 
 def test_the_state_keeps_its_memory_and_serves_whole_steps_afterwards() -> None:

@@ -108,7 +108,7 @@ def test_rigid_parts_have_operator_line_and_reason() -> None:
     for item in report.rigid:
         assert f"<code>{item.operator}</code>" in page
     assert "test_look.py:" in page
-    assert "no rule for this operator" in page
+    assert "keeps the size of " in page
 
 
 def test_notes_are_told() -> None:

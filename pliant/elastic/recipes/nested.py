@@ -5,7 +5,7 @@ from typing import ClassVar, final
 
 import torch
 
-from pliant.core import Config, Facts
+from pliant.core import Config, Facts, Knob
 from pliant.elastic.elastic import Elastic
 from pliant.elastic.recipes._base import ElasticRecipe
 
@@ -61,11 +61,16 @@ class Nested(ElasticRecipe):
         chance = float(torch.rand((), generator=generator))
         if chance < self.whole:
             return [net.space.largest()]
-        kinds = sorted({knob.kind for knob in net.space})
+        kinds = sorted({_kind(knob) for knob in net.space})
         sizes = dict(zip(kinds, torch.rand(len(kinds), generator=generator).tolist(), strict=True))
         strays = (self.spread * torch.randn(len(net.space), generator=generator)).tolist()
         values = {}
         for knob, stray in zip(net.space, strays, strict=True):
-            place = min(max(sizes[knob.kind] + stray, 0.0), 1.0 - 1e-9)
+            place = min(max(sizes[_kind(knob)] + stray, 0.0), 1.0 - 1e-9)
             values[knob.name] = knob.choices[int(place * len(knob.choices))]
         return [Config(values)]
+
+
+def _kind(knob: Knob) -> str:
+    """Blocks that can be skipped are depth, too."""
+    return "depth" if knob.kind == "block" else knob.kind

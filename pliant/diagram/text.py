@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pliant.core import as_call
 from pliant.graph.graph import Graph
-from pliant.graph.ir import TRAINING, Named, Node, Ref, refs, resolve_target, substitute
+from pliant.graph.ir import TRAINING, Named, Node, Ref, callable_of, evaluated, refs, resolve_target, substitute
 
 VERSION = 1
 """Of the text form; part of the text, so that hashes of different forms never meet."""
@@ -61,13 +60,12 @@ def sizes(graph: Graph) -> dict[Key, tuple[Size, ...]]:
 
 def _run(graph: Graph, rows: int, wanted: int) -> dict[Key, tuple[int, ...]]:
     """The shapes with another number of rows."""
-    args, kwargs = as_call(graph.example)
-    waiting = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    waiting, program = list(graph.inputs), evaluated(graph.program)
     env: dict[str, Any] = {TRAINING: False}
     shapes: dict[Key, tuple[int, ...]] = {}
     last = {ref.name: node.name for node in graph.program for ref in refs((node.args, node.kwargs))}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        for node in graph.program:
+        for node in program:
             if node.kind == "input":
                 env[node.name] = _with_rows(waiting.pop(0), rows, wanted)
             elif node.kind == "state":
@@ -75,7 +73,7 @@ def _run(graph: Graph, rows: int, wanted: int) -> dict[Key, tuple[int, ...]]:
                 env[node.name] = tensor if node.target in graph.parameters else tensor.clone()
             else:
                 call_args, call_kwargs = substitute((node.args, node.kwargs), lambda ref: env[ref.name])
-                env[node.name] = resolve_target(node.target)(*call_args, **call_kwargs)
+                env[node.name] = callable_of(program, node)(*call_args, **call_kwargs)
             value = env[node.name]
             for index, item in enumerate(value if isinstance(value, tuple | list) else [value]):
                 if isinstance(item, Tensor):
@@ -187,10 +185,16 @@ class _Writer:
         if not shapes:
             self.names[node.name] = self._scalar(node)
             return
-        text = call_text(node, self.name_of)  # states it reads get their lines first
+        text = self._text(node)  # states it reads get their lines first
         number = self.names[node.name] = self.number()
         results = ", ".join(self.value(node.name, index) for index in sorted(shapes))
         self.lines.append(f"{number} = {text} -> {results}")
+
+    def _text(self, node: Node) -> str:
+        if not node.target.startswith("module."):
+            return call_text(node, self.name_of)
+        kind = self.graph.program.opaque[node.target.removeprefix("module.")].name
+        return f"module.{kind}({', '.join(show(operand, self.name_of) for operand in node.args[1:])})"
 
     def _scalar(self, node: Node) -> str:
         """A number that depends on the batch, written out where it is used: `N`, `(2 * N)`."""
@@ -220,9 +224,7 @@ def _dtype(tensor: Tensor) -> str:
 
 def _types(graph: Graph) -> Mapping[str, str]:
     """Input node to its dtype."""
-    args, kwargs = as_call(graph.example)
-    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-    return {node.name: _dtype(tensor) for node, tensor in zip(graph.program.inputs, tensors, strict=True)}
+    return {node.name: _dtype(tensor) for node, tensor in zip(graph.program.inputs, graph.inputs, strict=True)}
 
 
 def to_text(graph: Graph) -> str:

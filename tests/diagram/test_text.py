@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pliant import nets
+from pliant.diagram.text import graph_hash, sizes, to_text
 from pliant.graph import Graph, trace
-from pliant.graph.text import graph_hash, sizes, to_text
 
 IMAGE = (3, 8, 8)
 
@@ -63,7 +63,7 @@ def test_names_and_their_order_do_not_matter() -> None:
 def test_another_process_finds_the_same_hash() -> None:
     code = (
         "import json, torch; from pliant import nets; from pliant.graph import trace; "
-        "from pliant.graph.text import graph_hash; "
+        "from pliant.diagram.text import graph_hash; "
         "print(json.dumps(graph_hash(trace(nets.mlp((5,), 3, hidden=(8, 6)), torch.randn(2, 5)))))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,18 +5,18 @@ from dataclasses import dataclass
 from html import escape
 
 from pliant.core import Facts
-from pliant.graph.circuit import Circuit, Station
-from pliant.graph.fold import Folded, Repeat, fold
+from pliant.diagram.circuit import Circuit, Station
+from pliant.diagram.fold import Folded, Repeat, fold
+from pliant.diagram.layout import END, FORK, GAP, START, Edge, Measure, Score, Spot, place, plan
+from pliant.diagram.text import call_text
 from pliant.graph.graph import Graph
-from pliant.graph.layout import END, FORK, GAP, START, Edge, Measure, Score, Spot, place, plan
 from pliant.graph.spans import common_path
-from pliant.graph.text import call_text
 
 FACTS = Facts(
     title="Neural Circuit Diagrams: Robust Diagrams for the Communication, Implementation, and Analysis of Deep "
     "Learning Architectures",
     year=2024,
-    room="graph",
+    room="diagram",
     rows=("151",),
     needs=(),
     laws=(),

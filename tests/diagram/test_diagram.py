@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from pliant import nets
+from pliant.diagram.circuit import Circuit, _reshaped
+from pliant.diagram.diagram import FACTS, TONES, Diagram, diagram
+from pliant.diagram.fold import Repeat, fold
+from pliant.diagram.layout import END, START, Lanes, Measure, place, plan, stations_of
 from pliant.graph import Graph, trace
-from pliant.graph.circuit import Circuit, _reshaped
-from pliant.graph.diagram import FACTS, TONES, Diagram, diagram
-from pliant.graph.fold import Repeat, fold
-from pliant.graph.layout import END, START, Lanes, Measure, place, plan, stations_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -267,5 +267,5 @@ def test_lanes_wider_than_a_line_follow_one_another() -> None:
 
 
 def test_the_facts_name_the_paper() -> None:
-    assert (FACTS.rows, FACTS.room, FACTS.year) == (("151",), "graph", 2024)
+    assert (FACTS.rows, FACTS.room, FACTS.year) == (("151",), "diagram", 2024)
     assert len(FACTS.deviations) >= 5

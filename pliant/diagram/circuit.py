@@ -12,9 +12,9 @@ from functools import cached_property
 
 import torch
 
+from pliant.diagram.text import Key, call_text, sizes
 from pliant.graph.graph import Graph
 from pliant.graph.ir import TRAINING, Node, Ref, argument, refs, resolve_target
-from pliant.graph.text import Key, call_text, sizes
 
 Pairs = frozenset[tuple[int, int]]
 """Wires that only pass: (axis of the first source, axis of the result)."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pliant.graph.circuit import Circuit
+from pliant.diagram.circuit import Circuit
 
 LEAST = 3
 """A repeat is folded where it saves at least this many stations."""
