@@ -2,7 +2,8 @@
 
 Found by measurement with torch 2.13 and onnxruntime 1.31: `scatter_reduce` with `mean` is written as a scatter that
 overwrites (errors of 0.2 to 1.0), and additions into repeated indices (`index_add`, `index_put(accumulate=True)`)
-become `ScatterND(add)`, which loses updates when onnxruntime uses more than one thread.
+become `ScatterND(add)`, which loses updates when onnxruntime uses more than one thread. An `embedding_bag` ends the
+process with a segmentation fault at another batch size.
 """
 
 from collections.abc import Callable, Mapping
@@ -56,6 +57,11 @@ TRAPS: dict[str, Trap] = {
     ),
     "index_reduce": Trap(
         _always, "has no correct ONNX form", "use scatter_reduce with 'sum', 'amax', 'amin' or 'prod'"
+    ),
+    "embedding_bag": Trap(
+        _always,
+        "has no ONNX form that holds: onnxruntime dies of what the exporter writes",
+        "write it as an embedding and a sum or mean over the words",
     ),
     "index_add": Trap(_always, _RACE),
     "index_put": Trap(_accumulates, _RACE),

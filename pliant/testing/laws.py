@@ -118,7 +118,7 @@ def sliced_equals_extracted(case: Case, subject: Subject, court: Court) -> str:
 
 REFUSED = "no ONNX form"
 """How the figures of `extracted_equals_onnx` begin where the export was refused."""
-_NO_ONNX = ("No ONNX function found", "has no ONNX form")
+_NO_ONNX = ("No ONNX function found", "has no ONNX form", "has no correct ONNX form")
 """What the last exporter says of an operator that it does not know, and the export of a part that runs as Python."""
 
 

@@ -261,3 +261,9 @@ def test_examples_without_a_batch_axis_are_refused(example: Any) -> None:
 def test_an_example_of_another_type_is_refused() -> None:
     with pytest.raises(TypeError, match="a tensor, a tuple or a dict"):
         to_onnx(Mlp(), "x")
+
+
+def test_embedding_bags_are_refused_with_the_way_out() -> None:
+    net = nn.Sequential(nn.EmbeddingBag(9, 4, mode="mean"), nn.Linear(4, 2))
+    with pytest.raises(PliantError, match=r"embedding_bag.*has no ONNX form.*sum or mean"):
+        to_onnx(net, torch.tensor([[1, 2, 3], [4, 5, 6]]))
