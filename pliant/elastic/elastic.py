@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pliant.core import Config, PliantError, Selection, Space, call, copied, tensors_of
 from pliant.core.parts import put
-from pliant.elastic.extract import attach, attach_module, calibrate, extract_module, forgive
+from pliant.elastic.extract import attach, attach_module, calibrate, check_names, extract_module, forgive, parameter_of
 from pliant.elastic.knobs import Choices, knob_of, make_space
 from pliant.elastic.order import PermutationCheck, Permutations, magnitude, permuted
 from pliant.elastic.report import Report, make_report
@@ -249,7 +249,7 @@ class Elastic(nn.Module):
                 found[tensor] = (part,) * tensor.dim()
         for name in self._transforms.names:
             whole = slice(None) if name in self._touched_transforms else slice(0, 0)
-            found[self.get_parameter(name)] = (whole, whole)
+            found[parameter_of(self, name)] = (whole, whole)
         return found
 
     def clear_touched(self) -> None:
@@ -526,6 +526,7 @@ def elastic(model: nn.Module, example: Any, *, min_size: int = 4, choices: Choic
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     model = unwrapped(model)
     check_model(model)
+    check_names(model)
     graph = trace(copied(model), _ordered(model, example), asked=tuple(choices or ()))
     dropped = PermutationCheck(graph).unsound() if check else []
     groups = [i for i in range(len(graph.groups)) if i not in dropped]

@@ -48,14 +48,22 @@ def extract_module(
     return fx.GraphModule(root, new, class_name=name)
 
 
+def check_names(model: nn.Module) -> None:
+    """Refuse names at the root that an extracted network, an `fx.GraphModule`, needs for itself.
+
+    Raises:
+        PliantError: there is such a sub-module, parameter or buffer.
+    """
+    taken = {*dir(fx.GraphModule(nn.Module(), fx.Graph()))} - {*dir(nn.Module())}
+    for name in (*model._modules, *model._parameters, *model._buffers):
+        if name in taken:
+            fix = f"give the attribute {name!r} another name"
+            raise PliantError("extracted networks are torch.fx graph modules, which use this name", where=name, fix=fix)
+
+
 def attach(root: nn.Module, name: str, tensor: Tensor) -> None:
     """Put a parameter or buffer at its dotted name, making the modules on the way."""
-    *path, leaf = name.split(".")
-    owner = root
-    for part in path:
-        if part not in owner._modules:
-            owner._modules[part] = nn.Module()
-        owner = owner._modules[part]  # type: ignore[assignment]
+    owner, leaf = _owner_of(root, name)
     if isinstance(tensor, nn.Parameter):
         owner._parameters[leaf] = tensor
     else:
@@ -64,13 +72,21 @@ def attach(root: nn.Module, name: str, tensor: Tensor) -> None:
 
 def attach_module(root: nn.Module, name: str, module: nn.Module) -> None:
     """Put a module at its dotted name, making the modules on the way."""
-    *path, leaf = name.split(".")
-    owner = root
-    for part in path:
-        if part not in owner._modules:
-            owner._modules[part] = nn.Module()
-        owner = owner._modules[part]  # type: ignore[assignment]
+    owner, leaf = _owner_of(root, name)
     owner._modules[leaf] = module
+
+
+def parameter_of(root: nn.Module, name: str) -> nn.Parameter:
+    """The parameter of a dotted name; unlike `get_parameter` also where root has a property of the same name."""
+    owner, leaf = _owner_of(root, name)
+    return owner._parameters[leaf]  # type: ignore[return-value]
+
+
+def _owner_of(root: nn.Module, name: str) -> tuple[nn.Module, str]:
+    *path, leaf = name.split(".")
+    for part in path:
+        root = root._modules.setdefault(part, nn.Module())  # type: ignore[assignment]
+    return root, leaf
 
 
 class TrainingOnly(nn.Module):

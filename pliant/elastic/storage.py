@@ -12,6 +12,7 @@ from pliant.core import PliantError, Space, atomic_folder, read_json, write_atom
 from pliant.core.forms import from_dict as form_from_dict
 from pliant.core.forms import parts_of
 from pliant.core.forms import to_dict as form_to_dict
+from pliant.elastic.extract import parameter_of
 from pliant.graph.graph import Graph, aliases
 from pliant.graph.ir import Node, Program, decode, encode, verify
 
@@ -32,7 +33,7 @@ def save_elastic(net: "Elastic", path: str | Path) -> None:
         )
     tied = aliases(graph)
     tensors = {f"state.{n}": t.detach().cpu().contiguous() for n, t in net._current().items() if n not in tied}
-    tensors |= {f"state.{n}": net.get_parameter(n).detach().cpu() for n in net._transforms.names}
+    tensors |= {f"state.{n}": parameter_of(net, n).detach().cpu() for n in net._transforms.names}
     shell, leaves = _shell(graph.example)
     tensors |= {f"example.{i}": leaf.cpu().contiguous() for i, leaf in enumerate(leaves)}
     data = {
@@ -77,7 +78,7 @@ def load_elastic(path: str | Path) -> "Elastic":
         names = {"others": data["others"], "own": data["own"]}
         net = Elastic(graph, Space.from_dict(data["space"]), str(data["name"]), data["dropped"], **names)
         for name in net._transforms.names:
-            matrix = net.get_parameter(name).requires_grad_(name not in data["untrained"])
+            matrix = parameter_of(net, name).requires_grad_(name not in data["untrained"])
             matrix.data.copy_(tensors[f"state.{name}"])
         net.activate(data["active"])
         net.train(bool(data["training"]))
@@ -88,7 +89,7 @@ def load_elastic(path: str | Path) -> "Elastic":
 
 
 def _trains(net: "Elastic", name: str) -> bool:
-    return net.get_parameter(name).requires_grad
+    return parameter_of(net, name).requires_grad
 
 
 def _graph(data: dict[str, Any], tensors: dict[str, Tensor]) -> Graph:

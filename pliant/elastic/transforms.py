@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pliant.elastic.extract import attach
+from pliant.elastic.extract import attach, parameter_of
 from pliant.elastic.slicing import Slice, take
 from pliant.graph.graph import Graph
 from pliant.graph.labels import IntArray
@@ -83,7 +83,7 @@ class Transforms:
     def trained(self, root: nn.Module, state: str, counts: IntArray) -> bool:
         """Whether a weight is more than a crop: one of the matrices it goes through is no identity."""
         chain = self._chains.get(state)
-        matrices = [root.get_parameter(name) for _, name in chain.used(counts)] if chain is not None else []
+        matrices = [parameter_of(root, name) for _, name in chain.used(counts)] if chain is not None else []
         return any(not torch.equal(m, torch.eye(len(m), dtype=m.dtype, device=m.device)) for m in matrices)
 
     def part(self, root: nn.Module, state: str, whole: Tensor, cut: Slice, counts: IntArray) -> Tensor:
@@ -94,5 +94,5 @@ class Transforms:
             for axis in range(2, 2 + dims):
                 weight = weight.narrow(axis, begin, size)
             flat = weight.reshape(*weight.shape[:2], math.prod(weight.shape[2:]))
-            weight = F.linear(flat, root.get_parameter(name)).reshape(weight.shape)
+            weight = F.linear(flat, parameter_of(root, name)).reshape(weight.shape)
         return weight

@@ -137,8 +137,9 @@ class InputForm:
     def random(self, count: int, generator: torch.Generator) -> Any:
         """`count` rows with the example's dtypes: normal with its mean and spread, or its own integers shuffled.
 
-        Integers are drawn from those that occur in the example, so tokens and indices stay legal. Without a batch the
-        integers are the example's own.
+        Integers are drawn from those that occur in the example, so tokens and indices stay legal; from three axes on
+        as whole vectors along the last, which may belong together (the corners of a box). Without a batch the integers
+        are the example's own.
         """
         if not self.batched:
             items = self.tensors(self.example)
@@ -152,8 +153,10 @@ def _random_like(item: Tensor, count: int, generator: torch.Generator) -> Tensor
         spread, mean = (float(item.double().std()), float(item.double().mean())) if item.numel() > 1 else (1.0, 0.0)
         noise = torch.randn(shape, generator=generator, dtype=torch.float64)
         return (noise * (spread or 1.0) + mean).to(item.dtype)
-    picks = torch.randint(max(item.numel(), 1), shape, generator=generator)
-    return item.reshape(-1).cpu()[picks]
+    together = item.shape[-1:] if item.dim() > 2 else item.shape[:0]
+    known = item.cpu().reshape(-1, *together)
+    picks = torch.randint(max(len(known), 1), shape[: len(shape) - len(together)], generator=generator)
+    return known[picks]
 
 
 class Flat(nn.Module):

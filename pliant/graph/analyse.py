@@ -138,6 +138,7 @@ class _Run:
     def __init__(self, program: Program, states: Mapping[str, Tensor], inputs: list[Any], frozen: set[str]) -> None:
         self.program, self.states, self.inputs, self.frozen = program, states, list(inputs), frozen
         self.labels = Labels()
+        self.multiples = {node.name for node in program if node.target == "operator.mul"}
         self.env: dict[str, Traced] = {TRAINING: Traced(False)}
         self.macs: list[Macs] = []
         self.rigid: list[Rigid] = []
@@ -226,8 +227,9 @@ class _Run:
             found: Traced = args[0].items[args[1]]
             return found
         call = Call(
-            node, [_lift(a) for a in args], {k: _lift(v) for k, v in kwargs.items()}, out, self.labels, self.macs
-        )
+            node, [_lift(a) for a in args], {k: _lift(v) for k, v in kwargs.items()}, out, self.labels, self.macs,
+            multiples=self.multiples,
+        )  # fmt: skip
         result = self._apply(call)
         if isinstance(out, tuple | list):
             pairs = enumerate(zip(out, result, strict=True))
@@ -305,8 +307,8 @@ class _Run:
     def _note_slice(self, call: Call) -> None:
         """A slice's bounds shrink with the units before them."""
         node = call.node
-        if node.packet not in SLICES:
-            return
+        if node.packet not in SLICES or (node.packet == "aten.slice" and call.arg("step", 1) != 1):
+            return  # a slice in steps begins within the first block of entries and ends behind the last
         source = call.tensors[0]
         axis = call.arg("dim", 0) % len(source.shape)
         n = source.shape[axis]

@@ -134,15 +134,16 @@ def _whole(axis: Axis | None, groups: int) -> bool:
 def _sizes(node: Node, source: str, analysis: Analysis) -> list[Patch]:
     name = _SIZES[node.packet]
     sizes: Any = argument(node, name)
-    offset = argument(node, "dim", 0) % len(analysis.shapes[source, 0]) if node.packet == "aten.unflatten" else 0
+    dims, shape = len(analysis.shapes[node.name, 0]), analysis.shapes.get((source, 0), ())
+    offset = argument(node, "dim", 0) % len(shape) if node.packet == "aten.unflatten" else dims - len(sizes)
     found = []
     for i, size in enumerate(sizes):
         axis = analysis.axes.get((node.name, 0, offset + i))
         if axis is None or size == -1:
             continue
         if node.packet in ("aten.repeat", "aten.tile"):
-            lead = len(sizes) - len(analysis.shapes[source, 0])
-            if i >= lead and analysis.shapes[source, 0][i - lead] > 1:
+            own = offset + i - (dims - len(shape))
+            if own >= 0 and shape[own] > 1:
                 continue  # a repeated elastic axis grows by itself
         found.append(Patch(node.name, _key(node, name), i, axis, ratio=isinstance(size, Ref)))
     return found

@@ -5,7 +5,7 @@ results). An operator without a rule is sound all the same: everything it touche
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,8 @@ class Call:
     mixes: list[Mix] = field(default_factory=list)
     domains: dict[int, Domain] = field(default_factory=dict)
     """What the integers of each result stand for, where a rule says so."""
+    multiples: Container[str] = ()
+    """Nodes whose number is a multiple of the batch (or of a length): a size that may follow units."""
 
     def arg(self, name: str, default: Any = None) -> Any:
         """An argument by its schema name."""
@@ -166,7 +168,7 @@ def shape(call: Call) -> Result:
     merges = call.node.packet in _MERGERS
     fields = tuple(sorted(source.fields, key=lambda f: f.axes, reverse=call.labels.inner == "head_dim"))
     if step != 1:
-        fields = without(call, fields, [axis_of(call.arg("dim", 0), len(source.shape))])
+        fields = _in_blocks(call, fields, axis_of(call.arg("dim", 0), len(source.shape)), step)
     if call.node.packet == "aten.slice" and not call.out.numel():
         return tuple(f for f in fields if axis_of(call.arg("dim", 0), len(source.shape)) not in f.axes)
     op = torch.reshape if call.node.packet == "aten.view" else resolve_target(call.node.target)
@@ -188,6 +190,18 @@ def shape(call: Call) -> Result:
     return tidied if many else tidied[0]
 
 
+def _in_blocks(call: Call, fields: Fields, axis: int, step: int) -> Fields:
+    """Every `step`-th entry of an axis is to be taken: a block of so many becomes one unit, else the axis is fixed."""
+    n, begin, end = call.tensors[0].shape[axis], call.raw("start") or 0, call.raw("end")
+    whole = end is None or (isinstance(end, int) and end >= n)
+    if n % step or not whole or not isinstance(begin, int) or not 0 <= begin < step:
+        return without(call, fields, [axis])
+    settled = [call.labels.collapse(f) if len(f.axes) > 1 and axis in f.axes else f for f in fields]
+    for blocks in (f.labels.reshape(-1, step) for f in settled if f.axes == (axis,)):
+        call.labels.tie(blocks, blocks[:, :1])
+    return tuple(settled)
+
+
 @rule("expand_as")
 def expand_as(call: Call) -> Result:
     """Both have one size; an axis grown from one entry follows the other operand's, and is alike along it."""
@@ -202,11 +216,13 @@ def spread(call: Call) -> Result:
     fields = shape(call)
     source, dims = call.tensors[0], call.out.dim()
     sizes = call.raw(schema_names(call.node.target)[1])
+    if isinstance(sizes, list):
+        sizes = [1] * (dims - len(sizes)) + sizes  # `tile` may name the last axes alone
     lead = dims - len(source.shape)
     extra = []
     for axis, size in enumerate(call.out.shape):
-        literal = isinstance(sizes, list) and isinstance(sizes[axis], int)
-        if size > 1 and literal and (axis < lead or source.shape[axis - lead] == 1):
+        free = isinstance(sizes, list) and (isinstance(sizes[axis], int) or sizes[axis].name in call.multiples)
+        if size > 1 and free and (axis < lead or source.shape[axis - lead] == 1):
             extra.append(Field(along(call.labels.fresh(size), axis, dims), soft=True))
     return call.labels.tidy([*fields, *extra])
 

@@ -185,9 +185,10 @@ def leave_one_axis_out(case: Case, subject: Subject, court: Court) -> str:
     checker, silent, least, count = PermutationCheck(graph), [], float("inf"), 0
     for g, order in _orders(case.family).items():
         where = graph.groups[g].where
+        noise = max(checker.error({g: order}), torch.finfo(checker.dtype).eps)
         for name, axis in where if len(where) > 1 else ():  # one place alone has nothing to be out of step with
             error, count = checker.error({g: order}, leave=(name, axis)), count + 1
-            if error > checker.tolerance * 1e-3:
+            if error > min(checker.tolerance * 1e-3, 20 * noise):
                 least = min(least, error)
             elif f"{name}[{axis}]" not in subject.silent and _matters(checker, name):
                 silent.append(f"{name}[{axis}] of {graph.groups[g].name}")
@@ -223,7 +224,10 @@ def slices_only(case: Case, subject: Subject, court: Court) -> str:
 
 @law
 def cost_falls(case: Case, subject: Subject, court: Court) -> str:
-    """The smallest member costs less than the largest; parameters are the true count, FLOPs those that torch counts."""
+    """The smallest member costs less than the largest; parameters are the true count, FLOPs those that torch counts.
+
+    The original may count for more than the largest: what no output depends on is not in the graph.
+    """
     net = case.family
     least, most = net.cost(net.space.smallest()), net.cost(net.space.largest())
     if net.space.size > 1:
@@ -241,7 +245,7 @@ def cost_falls(case: Case, subject: Subject, court: Court) -> str:
                          f"{said.flops} FLOPs said of {dict(config)}, torch counts {counted:.0f}")  # fmt: skip
     if not any(node.packet in NOT_COUNTED for node in net.graph.program):
         counted = counted_flops(case.model, case.example)
-        court.demand(abs(most.flops - counted) <= 0.01 * counted, f"{most.flops} FLOPs, torch counts {counted:.0f}")
+        court.demand(most.flops <= 1.01 * counted, f"{most.flops} FLOPs, torch counts {counted:.0f} of the original")
     return f"FLOPs {least.flops} to {most.flops}, parameters {least.parameters} to {most.parameters}"
 
 

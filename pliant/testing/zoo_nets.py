@@ -89,8 +89,8 @@ class ResNeXt(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 16, 3, padding=1)
-        self.block1 = ResNeXtBlock(16, 16, groups=4)
-        self.block2 = ResNeXtBlock(16, 32, groups=4)
+        self.block1 = ResNeXtBlock(16, 16, groups=8)
+        self.block2 = ResNeXtBlock(16, 32, groups=8)
         self.head = nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> Tensor:

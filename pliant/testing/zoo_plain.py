@@ -26,7 +26,7 @@ ENTRIES: list[Entry] = [
           groups={"width": [4, 6, 6, 8, 12, 16, 20, 24, 24], "depth": [2]}),
     # four convolution groups in either block; the stream is normalised in four groups
     entry("resnext", zoo_nets.ResNeXt, floats(3, 8, 8), "core conv grouped groupnorm depth",
-          groups={"width": [4, 4, 4], "depth": [2]}),
+          groups={"width": [8, 8, 8], "depth": [2]}),
     # stem 8, growths 4 and 4, transition 8, growth 4
     entry("densenet", zoo_nets.DenseNet, floats(3, 8, 8), "core conv batchnorm cat",
           groups={"width": [4, 4, 4, 8, 8]}),

@@ -230,6 +230,7 @@ class FactorisationMachine(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.embed = nn.Embedding(30, 1), nn.Embedding(30, 12)
+        nn.init.normal_(self.embed.weight, std=0.3)  # so that its sigmoid is not saturated
         self.deep = nn.Sequential(nn.Linear(48, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 1))
 
     def forward(self, fields: Tensor) -> Tensor:

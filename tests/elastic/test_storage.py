@@ -267,3 +267,37 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(PliantError, match="cannot write"):
         net.save(tmp_path / "file" / "net")
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+class _Named(nn.Module):
+    """Sub-modules by the given names, one after the other."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.names = names
+        for name in names:
+            self.add_module(name, nn.Linear(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 8] -> [N, 8]."""
+        for name in self.names:
+            x = self.get_submodule(name)(x).relu()
+        return x
+
+
+def test_sub_modules_called_like_what_an_elastic_network_has(tmp_path: Path) -> None:
+    model = _Named("space", "cost", "active", "example", "save", "head")
+    x = torch.randn(3, 8)
+    net = elastic(model, x)
+    assert list(net.state_dict()) == list(model.state_dict())
+    net.activate(net.space.uniform(0.5))
+    net.save(tmp_path / "net")
+    loaded = Elastic.load(tmp_path / "net")
+    torch.testing.assert_close(loaded(x), net(x))
+    torch.testing.assert_close(net.extract(net.active)(x), net(x))
+
+
+@pytest.mark.parametrize("name", ["graph", "code", "meta"])
+def test_names_that_graph_modules_need_are_refused(name: str) -> None:
+    with pytest.raises(PliantError, match=f"{name}: extracted networks are torch.fx graph modules"):
+        elastic(_Named("first", name), torch.randn(3, 8))

@@ -57,3 +57,11 @@ def test_rows_repeat_the_example_and_random_rows_stay_legal() -> None:
     assert drawn["tokens"].shape == (50, 2)
     assert set(drawn["tokens"].flatten().tolist()) == {3, 5, 7, 9}
     assert drawn["x"].dtype == torch.float32
+
+
+def test_random_integers_along_a_last_axis_of_three_stay_together() -> None:
+    """The corners of a box drawn one by one would be no box."""
+    boxes = torch.tensor([[[0, 0, 4, 5], [2, 3, 9, 9]], [[1, 1, 2, 2], [7, 0, 8, 6]]])
+    drawn = InputForm(boxes).random(20, torch.Generator().manual_seed(0))
+    assert drawn.shape == (20, 2, 4)
+    assert {tuple(box) for box in drawn.flatten(0, 1).tolist()} == {tuple(box) for box in boxes.flatten(0, 1).tolist()}

@@ -31,6 +31,14 @@ def _tensor_split(s: Any, x: Tensor) -> Tensor:
     return out
 
 
+def _shared_scores(s: Any, x: Tensor) -> Tensor:
+    heads = s.a(x).unflatten(2, (4, 3)).transpose(1, 2).flatten(0, 1)
+    places = torch.arange(x.shape[1]).flip(0)[None, :, None].expand(heads.shape[0], -1, 3)
+    turned = heads.gather(1, places).view(-1, 4, x.shape[1], 3)
+    out: Tensor = s.c(turned.transpose(1, 2).flatten(2))
+    return out
+
+
 def _pair(a: int, b: int) -> dict[str, nn.Module]:
     return {"a": linear(6, a), "c": linear(b, 3)}
 
@@ -64,7 +72,19 @@ ROWS = [
         lambda: {**_pair(12, 9), "d": linear(4, 3)}),
     Row("slice-clamped", lambda s, x: s.c(s.a(x)[:, 4:100]) + s.d(s.a(x)[:, -100:4]), X, [(W, 4), (W, 8)],
         lambda: {**_pair(12, 8), "d": linear(4, 3)}),
-    Row("slice-step", lambda s, x: s.c(s.a(x)[:, ::2]), X, [], lambda: _pair(12, 6)),
+    # blocks of entries between two steps go together
+    Row("slice-step", lambda s, x: s.c(s.a(x)[:, ::2]), X, [(W, 6)], lambda: _pair(12, 6)),
+    Row("slice-step-gates", lambda s, x: s.c(s.a(x)[..., ::2].sigmoid() * s.a(x)[..., 1::2]), SEQUENCE, [(W, 6)],
+        lambda: _pair(12, 6)),
+    Row("slice-step-tail", lambda s, x: s.c(s.a(x)[:, ::5]), X, [], lambda: _pair(12, 3)),
+    Row("slice-step-later", lambda s, x: s.c(s.a(x)[:, 2::2]), X, [], lambda: _pair(12, 5)),
+    Row("slice-step-short", lambda s, x: s.c(s.a(x)[:, :8:2]), X, [], lambda: _pair(12, 4)),
+    # fewer repeats than axes; the axis repeated from one entry follows the other operand
+    Row("tile-last", lambda s, x: s.c(s.a(x).tile((2,))), SEQUENCE, [(W, 8)], lambda: _pair(8, 16)),
+    Row("tile-grown", lambda s, x: s.c(s.b(x).tile((8,)) * s.a(x)), SEQUENCE, [(W, 8)],
+        lambda: {**_pair(8, 8), "b": linear(6, 1)}),
+    # a batch of heads, which a score without heads is repeated for
+    Row("expand-heads", _shared_scores, SEQUENCE, [(W, 4)], lambda: _pair(12, 12)),
     Row("narrow", lambda s, x: s.c(s.a(x).narrow(1, 3, 6)), X, [(W, 3), (W, 6), (W, 3)], lambda: _pair(12, 6),
         silent={f"a.{n}[0]": "the network throws these entries away" for n in ("weight", "bias")}),
     # the chosen entry stays, those before and after it bend, and its place moves with those before
