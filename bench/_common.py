@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,16 @@ def cached(what: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) -
 def one_thread() -> None:
     """Figures are for one thread; every process calls this first."""
     torch.set_num_threads(1)
+
+
+@cache
+def sources(path: str, rooms: tuple[str, ...]) -> str:
+    """A hash of the sources that decide a row's facts: its own file and rooms of pliant."""
+    digest = hashlib.sha256(Path(path).read_bytes())
+    for room in rooms:
+        for source in sorted((ROOT / "pliant" / room).rglob("*.py")):
+            digest.update(f"{source.relative_to(ROOT)}\n".encode() + source.read_bytes())
+    return digest.hexdigest()
 
 
 def in_workers(work: Callable[[Any], Any], jobs: Iterable[Any]) -> list[Any]:

@@ -4,16 +4,13 @@ One job a network; its facts are cached under the sources of everything that dec
 stopped goes on where it was.
 """
 
-import hashlib
 import statistics
 import time
 import traceback
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-from bench._common import ROOT, Outcome, cached, in_workers, one_thread
+from bench._common import Outcome, cached, in_workers, one_thread, sources
 from pliant.core import PliantError
 from pliant.elastic import Elastic
 from pliant.testing import LAWS, LawBroken, Subject, zoo_subjects
@@ -27,16 +24,6 @@ REQUIRED = (
 )  # fmt: skip
 DECIDING = ("core", "graph", "nets", "elastic", "export", "testing")
 """Rooms whose sources decide what a network's laws say."""
-
-
-@cache
-def sources() -> str:
-    """A hash of the sources that decide the facts."""
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for room in DECIDING:
-        for path in sorted((ROOT / "pliant" / room).rglob("*.py")):
-            digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 def run() -> Outcome:
@@ -81,7 +68,8 @@ def row(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def facts_of(name: str) -> dict[str, Any]:
     """What one network shows, from the cache where its sources are the same."""
-    return cached({"row": "coverage", "network": name, "sources": sources()}, lambda _: measured(name))[1]
+    key = {"row": "coverage", "network": name, "sources": sources(__file__, DECIDING)}
+    return cached(key, lambda _: measured(name))[1]
 
 
 def measured(name: str) -> dict[str, Any]:

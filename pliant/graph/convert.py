@@ -17,6 +17,7 @@ from pliant.graph.ir import (
     Opaque,
     Program,
     Ref,
+    arguments_of,
     is_mutable,
     may_alias,
     resolve_target,
@@ -190,6 +191,7 @@ class Converter:
         outer = self.nested and _root(target).op == "placeholder"  # who else sees it is not known in here
         if outer or not _exists(functional) or _seen_elsewhere(fx, target, written, env):
             return Ref(node.name)
+        node.kwargs = {**_defaults(node, functional), **node.kwargs}
         node.target, node.in_place = functional, True
         for key, value in list(env.items()):
             if value == written:
@@ -219,14 +221,20 @@ def _root(node: Any) -> Any:
     return node
 
 
+def _defaults(node: Node, functional: str) -> dict[str, Any]:
+    """Arguments that a call leaves to its operator's defaults, and that another operator wants to be told."""
+    required = {argument.name for argument in arguments_of(functional) if not argument.has_default_value()}
+    left = [a for a in arguments_of(node.target)[len(node.args) :] if a.name not in node.kwargs]
+    return {a.name: a.default_value for a in left if a.has_default_value() and a.name in required}
+
+
 _FUNCTIONAL = {"aten.bernoulli_.float": "aten.bernoulli.p"}
 """In-place operators whose functional form has another overload's name."""
 
 
 def _without_out(target: str) -> str | None:
     """The overload that returns what `target` writes into `out`."""
-    operator = resolve_target(target)
-    wanted = [argument.name for argument in operator._schema.arguments if argument.name != "out"]  # type: ignore[attr-defined]
+    wanted = [argument.name for argument in arguments_of(target) if argument.name != "out"]
     packet = getattr(torch.ops.aten, target.split(".")[1])
     for overload in packet.overloads():
         if [argument.name for argument in getattr(packet, overload)._schema.arguments] == wanted:

@@ -272,10 +272,16 @@ def resolve_target(target: str) -> Callable[..., Any]:
 
 
 @cache
+def arguments_of(target: str) -> tuple[Any, ...]:
+    """What an operator's schema says of its arguments; empty for plain Python functions."""
+    schema = getattr(resolve_target(target), "_schema", None)
+    return () if schema is None else tuple(schema.arguments)
+
+
+@cache
 def schema_names(target: str) -> tuple[str, ...]:
     """The names of an operator's arguments; empty for plain Python functions."""
-    schema = getattr(resolve_target(target), "_schema", None)
-    return () if schema is None else tuple(argument.name for argument in schema.arguments)
+    return tuple(argument.name for argument in arguments_of(target))
 
 
 @cache

@@ -14,9 +14,9 @@ from pliant.graph.ir import (
     Node,
     Program,
     Ref,
+    arguments_of,
     is_mutable,
     refs,
-    resolve_target,
     schema_names,
     substitute,
 )
@@ -209,10 +209,10 @@ class _Merge:
 
 def _by_name(node: Node) -> dict[str, Any]:
     """A call's arguments by schema name (by position where there is no schema), defaults filled in."""
-    schema = getattr(resolve_target(node.target), "_schema", None)
-    if schema is None:
+    arguments = arguments_of(node.target)
+    if not arguments:
         return {str(i): value for i, value in enumerate(node.args)} | node.kwargs
-    filled = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
+    filled = {a.name: a.default_value for a in arguments if a.has_default_value()}
     return filled | dict(zip(schema_names(node.target), node.args, strict=False)) | node.kwargs
 
 

@@ -20,6 +20,7 @@ _SIZES = {
     "aten.broadcast_to": "size", "aten.repeat": "repeats", "aten.tile": "dims", "aten.unflatten": "sizes",
     "aten.zeros": "size", "aten.ones": "size", "aten.full": "size", "aten.empty": "size", "aten.new_zeros": "size",
     "aten.new_ones": "size", "aten.new_full": "size", "aten.new_empty": "size",
+    "aten.rand": "size", "aten.randn": "size",
 }  # fmt: skip
 
 

@@ -227,9 +227,9 @@ def spread(call: Call) -> Result:
     return call.labels.tidy([*fields, *extra])
 
 
-@rule("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty")
+@rule("zeros", "ones", "full", "empty", "rand", "randn", "new_zeros", "new_ones", "new_full", "new_empty")
 def factory(call: Call) -> Result:
-    """Constant tensors: every literal axis may have any size."""
+    """Tensors of one number or of noise: every literal axis may have any size."""
     sizes = call.raw("size")
     dims = call.out.dim()
     return tuple(
@@ -237,6 +237,15 @@ def factory(call: Call) -> Result:
         for axis, size in enumerate(call.out.shape)
         if size > 1 and isinstance(sizes[axis], int)
     )
+
+
+@rule("meshgrid")
+def meshgrid(call: Call) -> Result:
+    """Result k holds vector k along axis k, and is alike along the axes of the other vectors."""
+    vectors, dims = call.args[0], len(call.args[0])
+    places = [1, 0, *range(2, dims)] if call.arg("indexing", "ij") == "xy" and dims > 1 else list(range(dims))
+    lines = [[(along(f.labels.reshape(-1), places[j], dims), j) for f in v.fields] for j, v in enumerate(vectors)]
+    return [tuple(Field(line, soft=j != k) for each in lines for line, j in each) for k in range(dims)]
 
 
 @rule("constant_pad_nd", "pad")

@@ -53,8 +53,11 @@ class _Memory:
         self.view: dict[str, Node] = {}
         """Values that are surely a view of their first operand, or that operand itself after a write."""
         self.writes: list[tuple[int, Node]] = []
-        self.blurred: list[tuple[int, str]] = []
-        """Values that may share memory with others in a way that is not known, by their place in the program."""
+        self.blurred: list[tuple[int, str, int]] = []
+        """What may share memory with others in a way that is not known: since where, with whom, read until where."""
+        self.unclear: set[str] = set()
+        reads = [*((node.args, node.kwargs) for node in program), program.output]
+        self.read = {ref.name: i for i, each in enumerate(reads) for ref in refs(each)}
         for i, node in enumerate(program):
             if node.kind == "call":
                 self._enter(i, node)
@@ -62,7 +65,7 @@ class _Memory:
     def _enter(self, i: int, node: Node) -> None:
         first = node.args[0].name if node.args and isinstance(node.args[0], Ref) else None
         if node.target == "pliant.live" or node.target.startswith("module."):
-            self.blurred += [(i, self.root.get(ref.name, "")) for ref in refs((node.args, node.kwargs))]
+            self.blurred += [(i, self.root.get(ref.name, ""), _END) for ref in refs((node.args, node.kwargs))]
         elif first in self.root and (is_mutable(node.target) or may_alias(node.target)):
             self.root[node.name] = self.root[first]
             writes = is_mutable(node.target) and node.packet.endswith("_")
@@ -70,17 +73,18 @@ class _Memory:
                 self.writes.append((i, node))
             if writes or node.packet in _PARTS or node.packet in _INVERSES:
                 self.view[node.name] = node
-            else:
-                self.blurred.append((i, self.root[first]))
+            if first in self.unclear or node.name not in self.view:
+                self.unclear.add(node.name)
+                self.blurred.append((i, self.root[first], self.read.get(node.name, i)))
 
     def usable(self) -> set[str]:
         """Roots all of whose writes can be told as calls."""
-        last = {self.root[node.name]: i for i, node in self.writes}
-        bad = {root for i, root in self.blurred if i < last.get(root, -1)}
+        places = [(i, self.root[node.name]) for i, node in self.writes]
+        bad = {root for i, root, until in self.blurred if any(i < at < until for at, r in places if r == root)}
         for _, node in self.writes:
             if node.live or functional_of(node) is None or not self._known(node):
                 bad.add(self.root[node.name])
-        return {root for root in last if root not in bad and self.nodes[root].kind == "call"}
+        return {root for _, root in places if root not in bad and self.nodes[root].kind == "call"}
 
     def _known(self, node: Node) -> bool:
         while node.name in self.view:

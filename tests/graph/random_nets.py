@@ -169,8 +169,8 @@ def _halves(c: int, kind: str) -> Made:
         "shuffle": _shuffle, "gate": lambda x: _gate(x, 1), "glu": lambda x: F.glu(x, 1),
         "channel-shuffle": lambda x: F.channel_shuffle(x, 2), "max": lambda x: torch.maximum(*x.chunk(2, 1)),
     }[kind]  # fmt: skip
-    out = _even(c) // (1 if "shuffle" in kind else 2)
-    return Step(lambda s, x: act(s.a(x)), a=nn.Conv2d(c, _even(c), 1)), out
+    made = max(4, _even(c))  # of two halves with one channel each, each half would be a unit
+    return Step(lambda s, x: act(s.a(x)), a=nn.Conv2d(c, made, 1)), made // (1 if "shuffle" in kind else 2)
 
 
 def _pad(c: int, before: int, after: int) -> Made:

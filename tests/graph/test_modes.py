@@ -27,6 +27,15 @@ class ByBernoulli(nn.Module):
         return x * mask
 
 
+class ByHalf(nn.Module):
+    """The same where the share is what an in-place operator takes unless it is told."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        return x * x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(0.5).div_(0.5)
+
+
 class ByFloor(nn.Module):
     """Stochastic depth as Hugging Face writes it."""
 
@@ -75,14 +84,14 @@ def _made(drop: Callable[[], nn.Module]) -> nn.Module:
         return model
 
 
-@pytest.mark.parametrize("drop", [ByBernoulli, ByFloor])
+@pytest.mark.parametrize("drop", [ByBernoulli, ByHalf, ByFloor])
 def test_stochastic_depth_obeys_every_law(drop: Callable[[], nn.Module]) -> None:
     subject = Subject(drop.__name__, lambda: _made(drop), lambda: X)
     for law in LAWS:
         LAWS[law](subject)
 
 
-@pytest.mark.parametrize("drop", [ByBernoulli, ByFloor])
+@pytest.mark.parametrize("drop", [ByBernoulli, ByHalf, ByFloor])
 def test_stochastic_depth_is_live(drop: Callable[[], nn.Module]) -> None:
     net = elastic(_made(drop), X)
     assert net.graph.notes == []

@@ -53,16 +53,18 @@ def _holds(kind: str, plan: Plan) -> None:
         check_spec(net.graph, counts)
         whole_model = copy.deepcopy(model)
         whole_model.load_state_dict(net.state_dict(), strict=False)  # statistics have moved
-        small, cut = net.extract(config), narrow(whole_model, _kept(net, counts))
+        small, kept = net.extract(config), _kept(net, counts)
         assert sum(p.numel() for p in small.parameters()) == net.cost(config).parameters
         whole = all(bool(config.get(name, True)) for name in net.graph.span_names)
+        # code on smaller parameters says the same, unless numbers of its own are to shrink (`x[:, [2, 0, 1]]`)
+        cut = narrow(whole_model, kept) if whole and set(kept) <= set(whole_model.state_dict()) else None
         for training in (False, True):
             net.train(training)
             small.train(training)
             with net.using(config), torch.no_grad():
                 sliced = net(x)
                 torch.testing.assert_close(sliced, small(x), rtol=1e-5, atol=1e-6)
-                if whole:
+                if cut is not None:
                     torch.testing.assert_close(sliced, copy.deepcopy(cut).train(training)(x), rtol=1e-4, atol=1e-5)
 
 

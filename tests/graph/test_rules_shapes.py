@@ -83,6 +83,11 @@ ROWS = [
     Row("tile-last", lambda s, x: s.c(s.a(x).tile((2,))), SEQUENCE, [(W, 8)], lambda: _pair(8, 16)),
     Row("tile-grown", lambda s, x: s.c(s.b(x).tile((8,)) * s.a(x)), SEQUENCE, [(W, 8)],
         lambda: {**_pair(8, 8), "b": linear(6, 1)}),
+    # the first of two grids varies along rows, and is as wide as the other vector is long
+    Row("meshgrid", lambda s, x: s.c(x @ torch.meshgrid(s.t, s.b.bias, indexing="ij")[0] + s.b(x)), X, [(W, 8)],
+        lambda: {"b": linear(6, 8), "c": linear(8, 3), "t": weight(6)}),
+    Row("meshgrid-xy", lambda s, x: s.c(x @ torch.meshgrid(s.a.bias, s.t, indexing="xy")[0] * s.a(x)), X, [(W, 8)],
+        lambda: {**_pair(8, 8), "t": weight(6)}),
     # a batch of heads, which a score without heads is repeated for
     Row("expand-heads", _shared_scores, SEQUENCE, [(W, 4)], lambda: _pair(12, 12)),
     Row("narrow", lambda s, x: s.c(s.a(x).narrow(1, 3, 6)), X, [(W, 3), (W, 6), (W, 3)], lambda: _pair(12, 6),

@@ -9,7 +9,9 @@ from pliant.graph.ir import Node
 from pliant.graph.rules import find_rule
 from pliant.testing.zoo import ZOO
 
-JUSTIFIED = {"aten.eye": "made of numbers alone: it has no units, and what meets it stays whole"}
+JUSTIFIED = dict.fromkeys(
+    ("aten.eye", "aten.linspace"), "made of numbers alone: it has no units, and what meets it stays whole"
+)
 """Operator to the reason why it needs no rule."""
 
 PLAIN = ("operator.", "torch.", "module.", "pliant.", "aten.sym_")

@@ -88,6 +88,17 @@ def _stepped(s: Any, x: Tensor) -> Tensor:
     return out
 
 
+def _relative_scores(s: Any, x: Tensor) -> Tensor:
+    """Scores are read through a view and then written over, behind a class token, as in MViTv2."""
+    q, k, v = s.a(x).unflatten(2, (3, 4, 2)).permute(2, 0, 3, 1, 4)
+    scores = q @ k.transpose(2, 3)
+    n, heads, rest = x.shape[0], scores.shape[1], x.shape[1] - 1
+    grid = scores[:, :, 1:, 1:].view(n, heads, rest // 2, 2, rest)
+    scores[:, :, 1:, 1:] = (grid + s.r).view(n, heads, rest, rest)
+    out: Tensor = s.c((scores.softmax(3) @ v).transpose(1, 2).flatten(2))
+    return out
+
+
 def _frozen_half(s: Any, x: Tensor) -> Tensor:
     """A whole fresh tensor is overwritten while a view of it is alive."""
     y = torch.zeros(x.shape[0], 8)
@@ -106,6 +117,8 @@ ROWS = [
     # the parts are units of their own, as if they were joined
     Row("two-parts", _two_parts, X, [(W, 8), (W, 5)], lambda: {**_pair(8, 13), "b": linear(6, 5)}),
     Row("stepped", _stepped, SEQUENCE, [(W, 8)], lambda: _pair(8, 8)),
+    Row("relative-scores", _relative_scores, SEQUENCE, [("heads", 4)],
+        lambda: {"a": linear(6, 24), "c": linear(8, 3), "r": weight(2, 2, 4)}, silent={"a.bias[0]": "keys"}),
     Row("whole-copy", _frozen_half, X, [(W, 8)], lambda: _pair(8, 8)),
     # where torch says it in one call, what is written over has the size of what is written
     Row("slice-scatter", lambda s, x: s.c(torch.slice_scatter(s.a(x), s.b(x), 1, 2, 7)), X, [(W, 2), (W, 5), (W, 2)],
