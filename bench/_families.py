@@ -1,9 +1,10 @@
 """Families against separately trained networks: trainings in the cache, picks, and what both reach."""
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -23,6 +24,7 @@ from pliant.learn import Recipe, Settings, evaluate, train
 VERSION = 1  # of everything that decides a training's outcome; raise it when such code changes
 RECIPE_VERSION = 2  # of what decides a family's outcome alone: the recipes and their defaults
 CALIBRATION_IMAGES = 4096
+CONTEXT = 64  # tokens of a sequence
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,35 @@ class Task:
     """The data and the whole network of a row.
 
     Args:
-        data: `fashion` or `digits`.
+        data: `fashion`, `digits` or `shakespeare`.
+        blocks: resnet: blocks of each stage; dwsep: strides of its separable convolutions; gpt: its depth.
+        width: resnet: channels of the first stage; dwsep: of the stem; gpt: features per token.
         fold: which fifth is the test split (digits).
-        blocks, width: of `pliant.nets.resnet`.
+        net: `resnet`, `dwsep` or `gpt`.
     """
 
     data: str
     blocks: tuple[int, ...]
     width: int
     fold: int = 0
+    net: str = "resnet"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+        return {"digits": (1, 8, 8), "fashion": (1, 28, 28), "shakespeare": (CONTEXT,)}[self.data]
+
+    @property
+    def unit(self) -> str:
+        """Of differences in quality: points of accuracy, or nats a token."""
+        return "nats" if self.data == "shakespeare" else "points"
+
+    def what(self) -> dict[str, Any]:
+        """Its content, by which trainings are cached."""
+        told = asdict(self)
+        if self.net == "resnet":
+            del told["net"]
+        return told
 
 
 @dataclass(frozen=True)
@@ -63,7 +85,7 @@ class Job:
 
     def what(self) -> dict[str, Any]:
         """The content by which it is cached."""
-        told = asdict(self)
+        told = asdict(self) | {"task": self.task.what()}
         told["config"] = None if self.config is None else dict(self.config)
         if self.config is not None:  # a recipe is a matter of families
             del told["recipe"], told["whole"]
@@ -80,7 +102,14 @@ class Job:
 
 def dataset(task: Task) -> Dataset:
     """The task's data."""
+    if task.data == "shakespeare":
+        return _shakespeare()
     return _digits(task.fold) if task.data == "digits" else _fashion()
+
+
+def _shakespeare() -> Dataset:
+    """Sequences of characters; what the text comes in is cut by `pliant.data`."""
+    return pliant.data.load("tiny-shakespeare", context=CONTEXT)
 
 
 def _fashion() -> Dataset:
@@ -105,44 +134,56 @@ def _digits(fold: int) -> Dataset:
 
 def whole_network(task: Task, seed: int) -> nn.Module:
     """The largest network, fresh."""
-    shape = (1, 8, 8) if task.data == "digits" else (1, 28, 28)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return pliant.nets.resnet(shape, 10, blocks=task.blocks, width=task.width)
+        if task.net == "gpt":
+            (depth,) = task.blocks
+            return pliant.nets.gpt(task.shape, 65, dim=task.width, depth=depth, heads=task.width // 16)
+        if task.net == "dwsep":
+            channels = [task.width * halved for halved in accumulate(task.blocks, operator.mul)]
+            return pliant.nets.dwsep(task.shape, 10, stem=task.width, channels=channels, strides=task.blocks)
+        return pliant.nets.resnet(task.shape, 10, blocks=task.blocks, width=task.width)
 
 
 def family(task: Task, seed: int = 0) -> Elastic:
     """The largest network made elastic, fresh."""
-    shape = (2, 1, 8, 8) if task.data == "digits" else (2, 1, 28, 28)
-    net = pliant.elastic(whole_network(task, seed), torch.zeros(shape))
+    model = whole_network(task, seed)
+    if task.net == "gpt":  # one knob for all layers, so that there are sizes to look through
+        tie = ("heads:*", "width:blocks*")
+        return pliant.elastic(model, torch.zeros((2, *task.shape), dtype=torch.int64), tie=tie)
+    net = pliant.elastic(model, torch.zeros((2, *task.shape)))
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def alone(task: Task, config: Mapping[str, int | bool], seed: int) -> nn.Module:
-    """A network of a sub-network's sizes, initialised as `pliant.nets.resnet` initialises one of these sizes."""
+    """A network of a sub-network's sizes, initialised as `pliant.nets` initialises one of these sizes."""
     net = family(task, seed).extract(config)
     parameters = dict(net.named_parameters())
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for name, tensor in parameters.items():
-            _initialise(name, tensor, parameters)
+            _initialise(task, name, tensor, parameters)
     for name, buffer in net.named_buffers():
         if name.endswith(("running_mean", "num_batches_tracked")):
             buffer.zero_()
         elif name.endswith("running_var"):
             buffer.fill_(1)
+    if task.net == "gpt":
+        return net
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def _initialise(name: str, tensor: Tensor, parameters: Mapping[str, Tensor]) -> None:
+def _initialise(task: Task, name: str, tensor: Tensor, parameters: Mapping[str, Tensor]) -> None:
     owner, _, leaf = name.rpartition(".")
-    if tensor.dim() == 4:
+    if task.net == "gpt" and tensor.dim() == 2:
+        nn.init.normal_(tensor, std=0.02)
+    elif task.net == "resnet" and tensor.dim() == 4:
         nn.init.kaiming_normal_(tensor, mode="fan_out", nonlinearity="relu")
-    elif tensor.dim() == 2:
+    elif tensor.dim() > 1:
         nn.init.kaiming_uniform_(tensor, a=math.sqrt(5))
     elif leaf == "weight":
         nn.init.ones_(tensor)
-    elif parameters[f"{owner}.weight"].dim() == 1:
+    elif task.net == "gpt" or parameters[f"{owner}.weight"].dim() == 1:
         nn.init.zeros_(tensor)
     else:
         bound = 1 / math.sqrt(parameters[f"{owner}.weight"].shape[1])
@@ -200,7 +241,7 @@ def _train(job: Job, folder: Path) -> dict[str, Any]:
     settings = Settings(lr=job.lr, batch_size=job.batch_size, progress=False)
     history = train(net, _unvalidated(data), recipe=recipe, epochs=job.epochs, settings=settings, seed=job.seed)
     subject = calibrated(net, net.space.largest(), data, job.seed) if isinstance(net, Elastic) else net
-    val = evaluate(subject, data.val)
+    val = quality(job.task, subject, data.val)
     tensors = {name: tensor.detach().contiguous() for name, tensor in net.state_dict().items()}
     (folder / "tensors.safetensors").write_bytes(safetensors.torch.save(tensors))
     print(f"  {_told(job)}: {history}, validation {val:.4f}", flush=True)
@@ -233,13 +274,23 @@ def calibrated(net: Elastic, config: Mapping[str, int | bool], data: Dataset, se
     return net.extract(config, calibrate=inputs).eval()
 
 
-def accuracies(job: Job, configs: Sequence[Config], data: Dataset, split: Split) -> list[float]:
-    """Accuracy (0..1) of sub-networks of a trained family, each with its own BatchNorm statistics."""
+def quality(task: Task, net: nn.Module, split: Split) -> float:
+    """Accuracy (0..1), or minus the nats a token: more is better."""
+    return -evaluate(net, split, metric="next_token_loss") if task.unit == "nats" else evaluate(net, split)
+
+
+def gap(task: Task, ours: float, theirs: float) -> float:
+    """How much better ours is, in the task's unit."""
+    return (ours - theirs) * (1 if task.unit == "nats" else 100)
+
+
+def qualities(job: Job, configs: Sequence[Config], data: Dataset, split: Split) -> list[float]:
+    """Quality of sub-networks of a trained family, each with its own BatchNorm statistics."""
     net = trained(job)
     assert isinstance(net, Elastic)
-    return [evaluate(calibrated(net, config, data, job.seed), split) for config in configs]
+    return [quality(job.task, calibrated(net, config, data, job.seed), split) for config in configs]
 
 
 def best_family(jobs: Sequence[Job], configs: Sequence[Config], data: Dataset) -> Job:
     """The job whose sub-networks are best on the validation split, on average."""
-    return max(jobs, key=lambda job: mean(accuracies(job, configs, data, data.val)))
+    return max(jobs, key=lambda job: mean(qualities(job, configs, data, data.val)))

@@ -80,7 +80,7 @@ def test_a_training_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     net = families.trained(JOB)
     assert isinstance(net, pliant.Elastic)
     configs = [net.space.largest(), net.space.smallest()]
-    values = families.accuracies(JOB, configs, data, data.val)
+    values = families.qualities(JOB, configs, data, data.val)
     assert len(values) == 2
     assert families.best_family([JOB], configs, data) == JOB
     assert data.__dict__["test_reads"] == 0  # all choices are made on val
