@@ -15,6 +15,7 @@ ROWS = {
     "graph-speed": "graph_speed",
     "main-job": "main_job",
     "peers": "peers",
+    "train-once": "train_once",
 }
 """Row -> module."""
 

@@ -70,6 +70,13 @@ BARS = (
     Bar("coverage", "median_half_width_share", most=0.4),
     Bar("coverage", "hf_families", least=40),
     Bar("coverage", "expected_groups_asserted", least=30),
+    Bar("train-once", "default_cost_ratio", most=1.3, unit="times"),
+    Bar("train-once", "default_mean_gap_points", least=-0.3, unit="points"),
+    Bar("train-once", "default_worst_gap_points", least=-0.8, unit="points"),
+    Bar("train-once", "default_mean_gap_nats", least=-0.02, unit="nats"),
+    Bar("train-once", "better_than_separate_at_equal_cost", least=1),
+    Bar("train-once", "resnet_longer_gain", most=0.2, unit="points"),
+    Bar("train-once", "dwsep_longer_gain", most=0.2, unit="points"),
 )
 
 

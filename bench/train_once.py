@@ -1,0 +1,196 @@
+"""train-once: one trained family against separately trained networks of the same sizes, at full length and equal cost.
+
+Three tasks: Fashion-MNIST with a residual and with a depthwise-separable network, tiny Shakespeare with a small GPT.
+Six sub-networks each, picked from their sizes alone. Every contestant has the same two learning rates to choose from,
+on seed 0 by validation quality (a family by the mean over its picks; a network between the largest and the smallest
+takes the rate of the nearer one). `longer_gain` is what half as many epochs more bring the largest network alone: the
+epochs are long enough where that is small. At equal cost, the separate networks share out the CPU time that the family
+took, all with the same number of epochs. Test samples are read once, after all choices. Trainings are cached one by
+one, so that a run that was stopped goes on where it was.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import mean, stdev
+from typing import Any
+
+from bench import _families as families
+from bench._common import Outcome, in_workers, one_thread
+from bench._families import Job, Task
+from pliant.core import Config
+
+REQUIRED = (
+    "default_cost_ratio", "default_mean_gap_points", "default_worst_gap_points", "default_mean_gap_nats",
+    "better_than_separate_at_equal_cost",
+)  # fmt: skip
+SHARES = (1.0, 0.7, 0.5, 0.35, 0.2, 0.12)  # of the whole network's FLOPs
+SEEDS = (0, 1, 2)
+DEFAULT = "nested"
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+"""Student's t for 95 % by the number of seeds."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A task, and how long is long enough for it.
+
+    Args:
+        task: data and whole network.
+        epochs: of a network alone.
+        rates: learning rates to choose from.
+        batch_size: of everybody.
+        family_epochs: of a family by recipe, as many as cost about 1.25 times the largest network alone.
+    """
+
+    task: Task
+    epochs: int
+    rates: tuple[float, float]
+    batch_size: int
+    family_epochs: Mapping[str, int]
+
+    def alone(self, config: Config, seed: int, lr: float, epochs: int | None = None) -> Job:
+        """A network of a sub-network's sizes."""
+        items = tuple(sorted(config.items()))
+        return Job(self.task, epochs or self.epochs, lr, self.batch_size, seed, config=items)
+
+    def family(self, recipe: str, seed: int, lr: float) -> Job:
+        """A family."""
+        return Job(self.task, self.family_epochs[recipe], lr, self.batch_size, seed, recipe=recipe)
+
+
+CONTESTS = {
+    "resnet": Contest(Task("fashion", (1, 1, 1), 16), 10, (6e-3, 1.5e-2), 128, {"nested": 17, "sandwich": 5}),
+    "dwsep": Contest(
+        Task("fashion", (1, 2, 1, 2, 1), 16, net="dwsep"), 14, (6e-3, 1.5e-2), 128, {"nested": 24, "sandwich": 7}
+    ),
+    "gpt": Contest(Task("shakespeare", (3,), 64, net="gpt"), 8, (2e-3, 5e-3), 64, {"nested": 14, "sandwich": 4}),
+}
+
+
+def run() -> Outcome:
+    """The whole row."""
+    one_thread()
+    told = {name: judged(name, contest) for name, contest in CONTESTS.items()}
+    figures: dict[str, float] = {}
+    for name, found in told.items():
+        figures |= {f"{name}_{figure}": value for figure, value in found.figures.items()}
+    images = [name for name, contest in CONTESTS.items() if contest.task.unit == "points"]
+    texts = [name for name in CONTESTS if name not in images]
+    shares = [value for found in told.values() for value in found.better]
+    figures = {
+        "default_cost_ratio": max(figures[f"{name}_{DEFAULT}_cost_ratio"] for name in CONTESTS),
+        "default_mean_gap_points": mean(figures[f"{name}_{DEFAULT}_mean_gap"] for name in images),
+        "default_worst_gap_points": min(figures[f"{name}_{DEFAULT}_worst_gap"] for name in images),
+        "default_mean_gap_nats": mean(figures[f"{name}_{DEFAULT}_mean_gap"] for name in texts),
+        "better_than_separate_at_equal_cost": mean(shares),
+        **figures,
+    }
+    settings = {name: found.settings for name, found in told.items()}
+    cpu = sum(found.cpu_seconds for found in told.values())
+    data = "Fashion-MNIST, 20,000 training images; tiny Shakespeare, sequences of 64 characters"
+    return Outcome(figures, data, SEEDS, cpu_seconds=cpu, settings=settings)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one task shows.
+
+    Args:
+        figures: by name.
+        better: for each size whether the default is better than a separate network at equal total cost (1 or 0).
+        cpu_seconds: of all trainings.
+        settings: for the reader: picks, learning rates, the table.
+    """
+
+    figures: dict[str, float]
+    better: list[int]
+    cpu_seconds: float
+    settings: dict[str, Any]
+
+
+def judged(name: str, contest: Contest) -> Found:
+    """One task from the first training to the last figure."""
+    task, data = contest.task, families.dataset(contest.task)
+    net = families.family(task)
+    picks = families.picks(net, SHARES)
+    rates = tuned(contest, picks, data)
+    print(f"  {name}: learning rates {rates}", flush=True)
+    separate = {(s, n): contest.alone(pick, s, rate_of(rates, n)) for s in SEEDS for n, pick in enumerate(picks)}
+    longer = [contest.alone(picks[0], s, rates["largest"], round(1.5 * contest.epochs)) for s in SEEDS]
+    trained = {recipe: [contest.family(recipe, s, rates[recipe]) for s in SEEDS] for recipe in contest.family_epochs}
+    every = [*separate.values(), *longer, *(job for jobs in trained.values() for job in jobs)]
+    facts = dict(zip(every, in_workers(families.run_job, every), strict=True))
+    cost = {job: float(facts[job]["cpu_seconds"]) for job in every}
+
+    total = mean(cost[job] for job in trained[DEFAULT])
+    share = total / mean(sum(cost[separate[s, n]] for n in range(len(picks))) for s in SEEDS)
+    short_epochs = max(1, round(share * contest.epochs))
+    short = {at: replace(job, epochs=short_epochs) for at, job in separate.items()}
+    in_workers(families.run_job, list(short.values()))
+
+    theirs, theirs_short = (
+        {at: families.quality(task, families.trained(job), data.test) for at, job in jobs.items()}
+        for jobs in (separate, short)
+    )
+    gains = [float(facts[b]["val"]) - float(facts[separate[s, 0]]["val"]) for s, b in zip(SEEDS, longer, strict=True)]
+    figures: dict[str, float] = {
+        "subnetworks": net.space.size, "epochs": contest.epochs, "short_epochs": short_epochs,
+        "longer_gain": families.gap(task, mean(gains), 0.0),
+    }  # fmt: skip
+    better: list[int] = []
+    table: dict[str, Any] = {"alone": by_size(theirs), f"alone, {short_epochs} epochs": by_size(theirs_short)}
+    for recipe, jobs in trained.items():
+        ours = {(s, n): value for s, job in zip(SEEDS, jobs, strict=True)
+                for n, value in enumerate(families.qualities(job, picks, data, data.test))}  # fmt: skip
+        table[recipe] = by_size(ours)
+        figures |= {f"{recipe}_{key}": value for key, value in compared(task, ours, theirs).items()}
+        figures[f"{recipe}_cost_ratio"] = mean(
+            cost[job] / cost[separate[s, 0]] for s, job in zip(SEEDS, jobs, strict=True)
+        )
+        equal = [families.gap(task, a, b) for a, b in zip(by_size(ours), by_size(theirs_short), strict=True)]
+        figures[f"{recipe}_gap_at_equal_cost"] = mean(equal)
+        if recipe == DEFAULT:
+            better = [int(value > 0) for value in equal]
+    settings = {
+        "rates": rates, "shares": list(SHARES), "picks": [dict(pick) for pick in picks], "quality_by_size": table,
+        "family_epochs": dict(contest.family_epochs), "unit": task.unit, "task": task.what(),
+        "recipe": repr(trained[DEFAULT][0].made_recipe()),
+    }  # fmt: skip
+    return Found(figures, better, sum(cost.values()), settings)
+
+
+Table = Mapping[tuple[int, int], float]
+"""Quality by seed and size."""
+
+
+def by_size(table: Table) -> list[float]:
+    """Means over seeds, a number for each size."""
+    return [mean(value for (_, n), value in table.items() if n == size) for size in range(len(SHARES))]
+
+
+def compared(task: Task, ours: Table, theirs: Table) -> dict[str, float]:
+    """Mean gap with its 95 % interval over seeds (paired), and the worst size's gap."""
+    gaps = {at: families.gap(task, ours[at], theirs[at]) for at in ours}
+    by_seed = [mean(gap for (s, _), gap in gaps.items() if s == seed) for seed in SEEDS]
+    half = T_95[len(SEEDS)] * stdev(by_seed) / math.sqrt(len(SEEDS))
+    return {
+        "mean_gap": mean(by_seed), "mean_gap_low": mean(by_seed) - half, "mean_gap_high": mean(by_seed) + half,
+        "worst_gap": min(by_size(gaps)), "worst_gap_of_a_seed": min(gaps.values()),
+    }  # fmt: skip
+
+
+def rate_of(rates: Mapping[str, float], size: int) -> float:
+    """The learning rate of a network alone: that of the nearer end."""
+    return rates["largest" if size < len(SHARES) / 2 else "smallest"]
+
+
+def tuned(contest: Contest, picks: Sequence[Config], data: Any) -> dict[str, float]:
+    """The best learning rate on seed 0 of every recipe and of the two ends alone."""
+    tried = {recipe: [contest.family(recipe, SEEDS[0], lr) for lr in contest.rates] for recipe in contest.family_epochs}
+    ends = {"largest": picks[0], "smallest": picks[-1]}
+    tried |= {end: [contest.alone(pick, SEEDS[0], lr) for lr in contest.rates] for end, pick in ends.items()}
+    todo = [job for jobs in tried.values() for job in jobs]
+    facts = dict(zip(todo, in_workers(families.run_job, todo), strict=True))
+    rates = {end: max(tried[end], key=lambda job: float(facts[job]["val"])).lr for end in ends}
+    return rates | {who: families.best_family(tried[who], picks, data).lr for who in contest.family_epochs}
