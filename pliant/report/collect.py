@@ -4,16 +4,19 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from pliant.core import Config, PliantError, read_json, write_atomic, write_json
+from pliant.core import Config, PliantError, read_json, seeded, write_atomic, write_json
 from pliant.data import Dataset, Split
 from pliant.elastic import Elastic
+from pliant.elastic.conflict import gradient_conflict
 from pliant.learn import evaluate, metrics, predict
+from pliant.learn.losses import loss_function
 from pliant.report.conditions import conditions
 from pliant.report.contents import Candidate, Contents, letters, quantity, summarise
 from pliant.report.page import page
@@ -22,6 +25,11 @@ from pliant.search.pareto import hypervolume
 
 MOST_TESTED = 12
 """Points of the front whose test accuracy is measured; more are shown with their validation figures only."""
+
+
+MOST_COMPARED = 6
+"""Sub-networks whose gradients are compared."""
+_COMPARED_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -91,8 +99,22 @@ def collect(run: Path, net: Elastic, *, dataset: Dataset, model: str | None = No
         class_names=tuple(dataset.classes) if counts else (),
         class_counts=counts,
         space_size=net.space.size,
+        conflict=conflict(net, dataset, [("whole network", largest), *((c.name, c.config) for c in points[::-1])]),
         conditions=conditions(run, front, dataset),
     )
+
+
+def conflict(net: Elastic, dataset: Dataset, named: Sequence[tuple[str, Config]]) -> tuple[
+    tuple[str, tuple[float, ...]], ...]:  # fmt: skip
+    """Cosines between the gradients of at most `MOST_COMPARED` sub-networks, spread over those named, on some training
+    samples; empty where there are fewer than two."""
+    spread = dict.fromkeys(round(i * (len(named) - 1) / (MOST_COMPARED - 1)) for i in range(MOST_COMPARED))
+    chosen = list({config: name for name, config in reversed([named[i] for i in spread])}.items())[::-1]
+    if len(chosen) < 2:
+        return ()
+    batches = islice(dataset.train.batches(_COMPARED_ROWS, generator=seeded(0, "conflict")), 2)
+    found = gradient_conflict(net, batches, loss_function(dataset.loss), [config for config, _ in chosen])
+    return tuple((name, tuple(row)) for (_, name), row in zip(chosen, found.tolist(), strict=True))
 
 
 def quality(front: Front, most: int = 200) -> tuple[float, ...]:

@@ -71,6 +71,7 @@ class Contents:
         class_names: names of the classes of `Candidate.classes`.
         class_counts: test samples per class.
         space_size: number of sub-networks.
+        conflict: names of sub-networks, and by row and column the cosine between their gradients on shared weights.
         conditions: name and value of what was measured how.
     """
 
@@ -88,6 +89,7 @@ class Contents:
     class_names: tuple[str, ...] = ()
     class_counts: tuple[int, ...] = ()
     space_size: int = 0
+    conflict: tuple[tuple[str, tuple[float, ...]], ...] = ()
     conditions: tuple[tuple[str, str], ...] = ()
 
 

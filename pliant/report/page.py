@@ -1,5 +1,6 @@
 """The page: one HTML file without any outside reference, from `Contents`."""
 
+import math
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -192,6 +193,34 @@ def _training(contents: Contents) -> str:
     return section("Training", _took(contents), *charts) if charts else ""
 
 
+def _conflict(contents: Contents) -> str:
+    """Cosines between gradients, lower half and diagonal; values below zero are marked."""
+    if len(contents.conflict) < 2:
+        return ""
+    names = [name for name, _ in contents.conflict]
+    rows = []
+    for place, (name, values) in enumerate(contents.conflict):
+        cells = "".join(_cosine(value) for value in values[:place]) + "<td></td>" * (len(names) - 1 - place)
+        rows.append(f'<tr><th scope="row" class="text">{escape(name)}</th>{cells}</tr>')
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names[:-1])
+    text = (
+        "Cosine between the gradients of two sub-networks on the weights that both use, on some training samples: 1 "
+        "means that a step for one is a step for the other, below 0 that it undoes some of the other's."
+    )
+    body = (
+        '<div class="scroll"><table class="heat"><thead><tr><th scope="col" class="text">gradient of</th>'
+        f"{head}</tr></thead><tbody>{''.join(rows[1:])}</tbody></table></div>"
+    )
+    return section("Do the sizes agree?", text, body)
+
+
+def _cosine(value: float) -> str:
+    if math.isnan(value):
+        return "<td>–</td>"
+    depth = min(55, 5 + 50 * abs(value))
+    return f'<td class="{"gain" if value > 0 else "loss"}" style="--deep:{depth:.0f}%">{value:.2f}</td>'
+
+
 def _took(contents: Contents) -> str:
     last = contents.metrics[-1]
     return f"{last['step']} steps, {last['seconds']:.0f} s ({last['cpu_seconds']:.0f} CPU s)."
@@ -290,6 +319,7 @@ def page(contents: Contents) -> str:
         _losses(contents),
         _search(contents),
         _training(contents),
+        _conflict(contents),
         _look(contents),
         section("Conditions", "How and where the figures above were measured.", conditions),
     ]

@@ -116,3 +116,15 @@ def test_quality_never_falls() -> None:
     assert len(found) == 20
     assert all(a <= b for a, b in pairwise(found))
     assert 0 < found[-1] <= 1.001
+
+
+def test_gradients_of_the_whole_network_and_of_the_front_are_compared(net: Elastic, run: Path) -> None:
+    contents = collect(run, net, dataset=digits())
+    names = [name for name, _ in contents.conflict]
+    assert names[0] == "whole network"
+    assert set(names[1:]) <= {point.name for point in contents.front}
+    cosines = np.asarray([row for _, row in contents.conflict])
+    assert cosines.shape == (len(names), len(names))
+    np.testing.assert_allclose(np.diag(cosines), 1.0)
+    assert (np.abs(cosines) <= 1 + 1e-9).all()
+    assert collect(run, net, dataset=digits()).conflict == contents.conflict

@@ -43,6 +43,7 @@ CONTENTS = Contents(
     class_names=CLASSES,
     class_counts=(40, 36),
     space_size=4096,
+    conflict=(("whole network", (1.0, 0.62, float("nan"))), ("B", (0.62, 1.0, -0.3)), ("A", (float("nan"), -0.3, 1.0))),
     conditions=(("seed", "0"),),
 )
 
@@ -98,18 +99,39 @@ def test_the_cheapest_that_is_nearly_as_good_is_told() -> None:
 
 def test_every_section_has_its_figures() -> None:
     text = page(CONTENTS)
-    for heading in ("Pareto front", "What each sub-network loses", "Search", "Training", "What bends", "Conditions"):
+    for heading in (
+        "Pareto front",
+        "What each sub-network loses",
+        "Search",
+        "Training",
+        "Do the sizes",
+        "What bends",
+        "Conditions",
+    ):
         assert f"<h2>{heading}" in text
     for figure in ("4096", "aten.roll", "my.py:3", "97.0 %", "90.0 %", "2 steps"):
         assert figure in text
 
 
+def test_sizes_in_conflict_are_marked() -> None:
+    text = page(CONTENTS)
+    assert re.search(r'<tr><th scope="row" class="text">B</th><td class="gain" style="--deep:36%">0.62</td><td>', text)
+    assert re.search(r'>A</th><td>–</td><td class="loss" style="--deep:20%">-0.30</td></tr>', text)
+
+
 def test_what_was_not_measured_is_left_out() -> None:
     bare = replace(
-        CONTENTS, front=(candidate("A", 0.9, 0.5),), largest=None, quality=(), metrics=(), look={}, class_names=()
+        CONTENTS,
+        front=(candidate("A", 0.9, 0.5),),
+        largest=None,
+        quality=(),
+        metrics=(),
+        look={},
+        class_names=(),
+        conflict=(("A", (1.0,)),),
     )
     text = page(bare)
-    for heading in ("What each sub-network loses", "Search", "Training", "What bends"):
+    for heading in ("What each sub-network loses", "Search", "Training", "Do the sizes", "What bends"):
         assert f"<h2>{heading}" not in text
 
 
