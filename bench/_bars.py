@@ -70,6 +70,8 @@ BARS = (
     Bar("coverage", "median_half_width_share", most=0.4),
     Bar("coverage", "hf_families", least=40),
     Bar("coverage", "expected_groups_asserted", least=30),
+    Bar("coverage", "expected_groups_found", least=128),
+    Bar("peers", "ours_ok", least=149),
     Bar("train-once", "default_cost_ratio", most=1.3, unit="times"),
     Bar("train-once", "default_mean_gap_points", least=-0.3, unit="points"),
     Bar("train-once", "default_worst_gap_points", least=-0.8, unit="points"),

@@ -5,6 +5,7 @@ stopped goes on where it was.
 """
 
 import statistics
+import sysconfig
 import time
 import traceback
 from collections.abc import Mapping
@@ -63,7 +64,9 @@ def summary(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 def row(facts: Mapping[str, Any]) -> dict[str, Any]:
     """A network in the table of the results: its facts, of the laws only those that broke."""
     broken = {law: said["figures"][:200] for law, said in facts.get("laws", {}).items() if not said["holds"]}
-    return {key: value for key, value in facts.items() if key != "laws"} | ({"broken": broken} if broken else {})
+    notes = [note.replace(f"{sysconfig.get_path('purelib')}/", "") for note in facts.get("notes", ())]
+    found = {key: value for key, value in facts.items() if key != "laws"} | ({"notes": notes} if notes else {})
+    return found | ({"broken": broken} if broken else {})
 
 
 def facts_of(name: str) -> dict[str, Any]:

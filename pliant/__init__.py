@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pliant.deploy import compile as compile
     from pliant.elastic import Elastic as Elastic
     from pliant.elastic import elastic as elastic
+    from pliant.elastic import generate as generate
+    from pliant.elastic import one_pass as one_pass
     from pliant.elastic import recipes as recipes
     from pliant.elastic import to_module as to_module
     from pliant.export import hardware as hardware
@@ -38,7 +40,9 @@ _WHERE = {
     "PliantError": "pliant.core:PliantError", "Selection": "pliant.core:Selection",
     "Settings": "pliant.learn:Settings", "Space": "pliant.core:Space", "compile": "pliant.deploy:compile",
     "data": "pliant.data", "elastic": "pliant.elastic:elastic", "evaluate": "pliant.learn:evaluate",
-    "hardware": "pliant.export:hardware", "nets": "pliant.nets", "prune": "pliant.compress:prune",
+    "generate": "pliant.elastic:generate",
+    "hardware": "pliant.export:hardware", "nets": "pliant.nets", "one_pass": "pliant.elastic:one_pass",
+    "prune": "pliant.compress:prune",
     "recipes": "pliant.elastic.recipes", "runtime": "pliant.runtime", "search": "pliant.search:search",
     "surgery": "pliant.surgery", "to_module": "pliant.elastic:to_module", "trace": "pliant.graph:trace",
     "train": "pliant.learn:train",

@@ -13,7 +13,8 @@ import pliant
 import pliant_runtime
 
 ROOT = Path(__file__).parents[1]
-FUNCTIONS = ["compile", "elastic", "evaluate", "hardware", "prune", "search", "to_module", "trace", "train"]
+FUNCTIONS = ["compile", "elastic", "evaluate", "generate", "hardware", "one_pass", "prune", "search", "to_module",
+             "trace", "train"]  # fmt: skip
 CLASSES = ["Config", "Elastic", "Front", "PliantError", "Selection", "Settings", "Space"]
 MODULES = ["data", "nets", "recipes", "runtime", "surgery"]
 

@@ -6,7 +6,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def is_overload(target: Any) -> bool:
@@ -38,3 +38,18 @@ def no_onnx_log() -> Iterator[None]:
 def compiled_from(module: Any) -> Any:
     """The module that `torch.compile` made this one from, or None."""
     return getattr(module, "_orig_mod", None) if isinstance(module, torch._dynamo.OptimizedModule) else None
+
+
+def version_of(tensor: Tensor) -> int:
+    """How many times a tensor, or a view of it, was written to in place."""
+    return int(tensor._version)
+
+
+def compiled_call(module: nn.Module) -> Any:
+    """What `module.compile()` has made its calls run, or None."""
+    return module._compiled_call_impl
+
+
+def set_compiled_call(module: nn.Module, call: Any) -> None:
+    """Let a module's calls run what `compiled_call` gave, or its own code (None)."""
+    module._compiled_call_impl = call

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 from pliant.core import PliantError, map_tensors, seeded, tensors_of
 from pliant.data import checks
 from pliant.data.dataset import Dataset, Split
-from pliant.data.preprocessing import Preprocessing, apply, combined, fit
+from pliant.data.preprocessing import Preprocessing, apply, combined, fit, image_layout
 
 Parts = dict[str, Any]
 """Split name ("train", "val", "test") -> raw inputs or raw targets."""
@@ -141,7 +141,8 @@ def read_labels(raw: dict[str, Any], train_inputs: Any, classes: Sequence[str] |
         raise PliantError(f"targets differ in kind: {kinds}", fix="all splits must be alike")
     first = next(iter(parts.values()))
     if first.is_floating_point():
-        return Labels(parts, "regress", ())
+        pixels = isinstance(train_inputs, Tensor) and first.ndim == 4 and first.shape[2:] == _sides(train_inputs)
+        return Labels(parts, "dense" if pixels else "regress", ())
     tokens = isinstance(train_inputs, Tensor) and train_inputs.dtype == torch.int64 and first.ndim > 1
     if tokens and train_inputs.shape == first.shape:
         size = 1 + max(int(train_inputs.max()), *(int(part.max()) for part in parts.values()))
@@ -149,6 +150,15 @@ def read_labels(raw: dict[str, Any], train_inputs: Any, classes: Sequence[str] |
         checks.check_labels(parts, vocabulary)
         return Labels(parts, "next_token", vocabulary)
     return Labels(parts, "classify" if first.ndim == 1 else "dense", checks.check_labels(parts, classes))
+
+
+def _sides(images: Tensor) -> torch.Size:
+    """Height and width of raw images; empty for what are none."""
+    whole = images.dtype == torch.uint8
+    if images.ndim != 4 and not (whole and images.ndim == 3):
+        return torch.Size()
+    first = not whole or image_layout(tuple(images.shape), "inputs") == "NCHW"
+    return images.shape[2:] if first else images.shape[1:3]
 
 
 def cut_splits(splits: dict[str, Split], cut: Cut, name: str) -> tuple[dict[str, Split], tuple[str, ...]]:

@@ -25,7 +25,7 @@ _LOSSES = {"classify": "cross_entropy", "regress": "mse", "next_token": "next_to
 _METRICS = {
     "classify": Metric("accuracy", True),
     "regress": Metric("mse", False),
-    "next_token": Metric("accuracy", True),
+    "next_token": Metric("next_token_accuracy", True),
     "dense": Metric("accuracy", True),
 }
 
@@ -36,7 +36,7 @@ class Split:
 
     Args:
         inputs: a tensor, a tuple (positional arguments) or a dict (keyword arguments), already preprocessed.
-        targets: int64 labels [n, ...] or float32 values [n, k].
+        targets: int64 labels [n, ...] or float32 values [n, k] or [n, C, H, W].
 
     Raises:
         ValueError: no tensors, or tensors of different lengths.
@@ -123,7 +123,7 @@ class Dataset:
     Args:
         name: what it is called in run folders.
         train, val, test: the splits.
-        task: classify, regress, next_token or dense.
+        task: classify, regress, next_token or dense (for every pixel a class, or values: float targets).
         classes: class names (classify, dense), vocabulary (next_token), or empty.
         preprocessing: what was done to the raw samples (see `pliant.data.preprocessing`).
         notes: what the reader should know, such as which splits were cut here.
@@ -148,12 +148,17 @@ class Dataset:
     @property
     def loss(self) -> str:
         """Name of the default loss: cross_entropy, mse or next_token."""
-        return _LOSSES[self.task]
+        return _LOSSES["regress" if self._valued else self.task]
 
     @property
     def metric(self) -> Metric:
         """The figure the task is judged by, and its direction."""
-        return _METRICS[self.task]
+        return _METRICS["regress" if self._valued else self.task]
+
+    @property
+    def _valued(self) -> bool:
+        """Whether every pixel has values, not a class."""
+        return self.task == "dense" and self.train.targets.is_floating_point()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -162,7 +167,9 @@ class Dataset:
 
     @property
     def outputs(self) -> int:
-        """Outputs a network needs: the number of classes or tokens, or of regressed values."""
+        """Outputs a network needs: the number of classes or tokens, or of regressed values (dense: of one pixel)."""
+        if self._valued:
+            return self.train.targets.shape[1]
         return len(self.classes) if self.task != "regress" else math.prod(self.train.targets.shape[1:])
 
     @property
@@ -188,7 +195,8 @@ class Dataset:
 
         Float arrays are taken as they are, uint8 images are normalised. Integer targets mean classify (dense with more
         than one axis; next_token where inputs are integers of the same shape), strings are mapped to classes, float
-        targets mean regress and become [n, k]. `notes` says which splits were cut.
+        targets mean regress and become [n, k], or dense where they are images [n, C, H, W] as large as the inputs.
+        `notes` says which splits were cut.
 
         Raises:
             TypeError: none of the sources above.

@@ -5,8 +5,10 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pliant.core import PliantError
 from pliant.data import idx, images, tables
@@ -18,6 +20,7 @@ from pliant.data.tiny_text import TEXT
 VARIABLE = "PLIANT_DATA"
 FASHION = ("t-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 DIGITS = tuple("0123456789")
+UCI = ("concrete", "energy", "kin8nm", "power-plant", "yacht")
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,31 @@ def _shakespeare(options: _Options) -> Dataset:
     return text_dataset("tiny-shakespeare", text, context=options.context, limit=options.cut.limit)
 
 
+def _japanese_vowels(options: _Options) -> Dataset:
+    """Nine speakers by one vowel, in 25 steps with 12 coefficients each (UEA archive, lengths made equal)."""
+    file = "timeseries/JapaneseVowels_eq.npz"
+    x, y = pair_up(read_npz(data_folder("japanese-vowels", file) / file), file)
+    x = {split: value.transpose(0, 2, 1) for split, value in x.items()}
+    return build("japanese-vowels", x, y, options.cut, classes=tuple("123456789"))
+
+
+def _uci(name: str) -> Callable[[_Options], Dataset]:
+    """A regression table; its first published split is the test split. Targets are standardised by all other rows."""
+
+    def make(options: _Options) -> Dataset:
+        file = f"tabular/{name}.npz"
+        stored = read_npz(data_folder(name, file) / file)
+        test = stored["test_mask"][0]
+        y, mean, std = stored["y"], stored["y"][~test].mean(), stored["y"][~test].std()
+        notes = (f"targets are standardised: times {std:.6g}, plus {mean:.6g} gives them in their own units",)
+        y = (y - mean) / std
+        inputs = {"train": stored["x"][~test], "test": stored["x"][test]}
+        targets = {"train": y[~test], "test": y[test]}
+        return build(name, inputs, targets, options.cut, normalise=True, notes=notes)
+
+    return make
+
+
 def _tiny_text(options: _Options) -> Dataset:
     return text_dataset("tiny-text", TEXT, context=options.context, limit=options.cut.limit)
 
@@ -89,6 +117,8 @@ _NAMED: dict[str, Callable[[_Options], Dataset]] = {
     "fashion-mnist": _idx_named("fashion-mnist", "fashion_mnist", FASHION),
     "mnist": _idx_named("mnist", "mnist", DIGITS),
     "cifar10-jpeg": _cifar10_jpeg,
+    "japanese-vowels": _japanese_vowels,
+    **{name: _uci(name) for name in UCI},
     "tiny-shakespeare": _shakespeare,
     "tiny-text": _tiny_text,
 }
@@ -170,13 +200,18 @@ def _load_csv(path: Path, options: _Options) -> Dataset:
     return build(path.stem, x, y, options.cut, classes=classes, normalise=True, notes=notes)
 
 
-def _load_npz(path: Path, cut: Cut) -> Dataset:
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays in an npz file. Raises `PliantError` when it cannot be read without pickles."""
     try:
         # numpy leaves a file open that it opened itself and cannot read
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in stored.files}
+            return {key: stored[key] for key in stored.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise PliantError(f"cannot be read as npz without pickles ({error})", where=str(path)) from error
+
+
+def _load_npz(path: Path, cut: Cut) -> Dataset:
+    arrays = read_npz(path)
     if "x" in arrays and "x_train" not in arrays:
         arrays = {{"x": "x_train", "y": "y_train"}.get(key, key): value for key, value in arrays.items()}
     if "x_train" not in arrays:

@@ -21,6 +21,7 @@ from pliant.elastic.report import Report, make_report
 from pliant.elastic.resolution import check_sizes
 from pliant.elastic.runner import Runner
 from pliant.elastic.slicing import AxisCuts, Gradients, Ranges, Slice, is_view, take
+from pliant.elastic.statistics import Statistics
 from pliant.elastic.transforms import Transforms
 from pliant.graph.analyse import Rigid
 from pliant.graph.capture import check_model, unwrapped
@@ -82,6 +83,7 @@ class Elastic(nn.Module):
         self._offset = np.array([patch.offset for patch in graph.patches], dtype=np.int64)
         self._transforms = Transforms(self, graph, self._kernel_sizes())
         self._gradients = Gradients()
+        self._statistics = Statistics(graph)
         self._prepared: dict[Config, tuple[_State, list[int], set[str], list[int]]] = {}
         self._touched: tuple[IntArray, tuple[bool, ...]] | None = None
         self._touched_transforms: set[str] = set()
@@ -165,6 +167,10 @@ class Elastic(nn.Module):
         finally:
             self.activate(before)
 
+    def _whole(self, counts: IntArray, spans: tuple[bool, ...]) -> bool:
+        """Whether this is all of the network."""
+        return all(spans) and counts.tolist() == [group.units for group in self.graph.groups]
+
     def _resolve(self, config: Config) -> tuple[IntArray, tuple[bool, ...]]:
         kept = [int(config.get(knob, g.units)) for knob, g in zip(self._knobs, self.graph.groups, strict=True)]
         spans = closed(self.graph.spans, [bool(config.get(knob, True)) for knob in self._depths])
@@ -206,6 +212,11 @@ class Elastic(nn.Module):
             weights[i] = self._transforms.part(self, self._runner.states[i], whole, cut, counts)  # type: ignore[arg-type]
         if self.training:
             self._touch(counts, spans)
+            if self._statistics:
+                self._statistics.trained(whole=self._whole(counts, spans))
+        elif self._statistics:
+            for i, own in self._statistics.of(self, whole=self._whole(counts, spans)).items():
+                weights[i] = own
         output = self._runner(inputs, weights, sizes, spans, self.training)
         for i in self._copied if self.training else ():  # statistics that were updated go back to where they belong
             whole, cut, part = self._buffer(i), cuts[i], weights[i]
@@ -258,10 +269,26 @@ class Elastic(nn.Module):
         self._touched_transforms = set()
 
     def train(self, mode: bool = True) -> Self:
-        """As in any module; evaluation gives the memory of gradients back."""
-        if not mode:
+        """As in any module; evaluation gives the memory of gradients back, training forgets estimated statistics."""
+        if mode:
+            self._statistics.forget()
+        else:
             self._gradients.clear()
         return super().train(mode)
+
+    def remember(self, batches: Iterable[Any]) -> None:
+        """Keep training inputs from which BatchNorm statistics are estimated, once for each sub-network.
+
+        In evaluation, and in `extract`, every sub-network then runs with statistics of its own; without them a cut one
+        has those of all that were trained, which may ruin it. `pliant.train` calls this. The inputs are no part of the
+        state dict or of files.
+
+        Args:
+            batches: inputs (tensor, tuple or dict), axis 0 = samples. Copies of the first 1,024 rows are kept (fewer
+                where they take more than 64 MiB); none at all where the network has no BatchNorm. No batches: those
+                that were kept are given up, and evaluation uses the running statistics as they are.
+        """
+        self._statistics.remember(batches)
 
     # -- taking out -------------------------------------------------------------------------------------------------
 
@@ -272,7 +299,8 @@ class Elastic(nn.Module):
         Args:
             config: what to keep: a config, anything with a `.config` (a point of a front), or a `Selection` of freely
                 chosen units; what is missing is whole.
-            calibrate: batches of training inputs, from which BatchNorm statistics are estimated anew.
+            calibrate: batches of training inputs, from which BatchNorm statistics are estimated anew; None takes the
+                remembered ones (see `remember`), where there are any.
             into: a narrower module of your own class: it is filled, compared on the example, and returned.
 
         Raises:
@@ -289,6 +317,8 @@ class Elastic(nn.Module):
         shared = {id(current[state]): tensor for state, tensor in states.items()}
         module = extract_module(self.graph, states, self._values(counts), spans, self.name, shared=shared)
         module.train(self.training)
+        if calibrate is None:
+            calibrate = self._statistics.inputs(self, whole=self._whole(counts, spans))
         if calibrate is not None:
             _calibrate(module, calibrate)
         return module if into is None else self._fill(into, module)
@@ -369,7 +399,7 @@ class Elastic(nn.Module):
         """What a network makes of the example; its mode stays."""
         training = {module: module.training for module in net.modules()}
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self._statistics.quiet():
                 return call(net.eval(), self.example)
         finally:
             for module, mode in training.items():

@@ -13,7 +13,7 @@ from torch import Tensor
 from pliant.core import resolve
 from pliant.learn.losses import classes_second, same_shape, vocabulary_last
 
-__all__ = ["accuracy", "mse", "next_token_accuracy", "next_token_loss", "rmse"]
+__all__ = ["accuracy", "mse", "next_token_accuracy", "next_token_loss", "perplexity", "rmse"]
 
 
 def _same(value: float) -> float:
@@ -83,6 +83,9 @@ rmse = Measure("rmse", False, _squares, math.sqrt)
 
 next_token_loss = Measure("next_token_loss", False, _token_nats)
 """Mean cross-entropy of the next token, in nats."""
+
+perplexity = Measure("perplexity", False, _token_nats, math.exp)
+"""`e` to the mean cross-entropy of the next token: between how many tokens the network wavers, from 1 on."""
 
 next_token_accuracy = Measure("next_token_accuracy", True, _token_hits)
 """Share of next tokens that are the likeliest by the network, 0..1."""

@@ -26,7 +26,19 @@ class Recipe(ABC):
         loss.backward()
         recipe.update(net, optimizer)
         optimizer.zero_grad()
+
+    One with a schedule also has to know how far the training is: `recipe.at(done / steps).step(...)`.
     """
+
+    def at(self, progress: float) -> "Recipe":
+        """The recipe at a point of the training. The default is the same one throughout.
+
+        It holds nothing but that point, so a training that goes on from a checkpoint goes on with the same steps.
+
+        Args:
+            progress: steps done as a share of all, in [0, 1].
+        """
+        return self
 
     @abstractmethod
     def step(
@@ -61,6 +73,15 @@ class HasRecipe(Protocol):
 
     def default_recipe(self) -> Recipe:
         """The recipe `train` takes when the caller names none."""
+        ...
+
+
+@runtime_checkable
+class Remembers(HasRecipe, Protocol):
+    """A family that keeps some training inputs, to estimate BatchNorm statistics from them later on."""
+
+    def remember(self, batches: Iterable[Any]) -> None:
+        """Keep as many of these inputs as it needs; they are read on demand."""
         ...
 
 

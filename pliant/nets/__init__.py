@@ -12,6 +12,7 @@ from pliant.nets.resnet import resnet as resnet
 from pliant.nets.resnet import resnet8 as resnet8
 from pliant.nets.resnet import resnet20 as resnet20
 from pliant.nets.resnet import resnet56 as resnet56
+from pliant.nets.unet import unet as unet
 from pliant.nets.vit import vit as vit
 
-__all__ = ["dwsep", "gpt", "lstm", "mlp", "resnet", "resnet8", "resnet20", "resnet56", "vit"]
+__all__ = ["dwsep", "gpt", "lstm", "mlp", "resnet", "resnet8", "resnet20", "resnet56", "unet", "vit"]

@@ -99,7 +99,15 @@ def collect(run: Path, net: Elastic, *, dataset: Dataset, model: str | None = No
         class_names=tuple(dataset.classes) if counts else (),
         class_counts=counts,
         space_size=net.space.size,
-        conflict=conflict(net, dataset, [("whole network", largest), *((c.name, c.config) for c in points[::-1])]),
+        conflict=conflict(
+            net,
+            dataset,
+            [
+                ("whole network", largest),
+                *((c.name, c.config) for c in points[::-1]),
+                ("smallest", net.space.smallest()),
+            ],
+        ),
         conditions=conditions(run, front, dataset),
     )
 
@@ -107,11 +115,9 @@ def collect(run: Path, net: Elastic, *, dataset: Dataset, model: str | None = No
 def conflict(net: Elastic, dataset: Dataset, named: Sequence[tuple[str, Config]]) -> tuple[
     tuple[str, tuple[float, ...]], ...]:  # fmt: skip
     """Cosines between the gradients of at most `MOST_COMPARED` sub-networks, spread over those named, on some training
-    samples; empty where there are fewer than two."""
+    samples."""
     spread = dict.fromkeys(round(i * (len(named) - 1) / (MOST_COMPARED - 1)) for i in range(MOST_COMPARED))
     chosen = list({config: name for name, config in reversed([named[i] for i in spread])}.items())[::-1]
-    if len(chosen) < 2:
-        return ()
     batches = islice(dataset.train.batches(_COMPARED_ROWS, generator=seeded(0, "conflict")), 2)
     found = gradient_conflict(net, batches, loss_function(dataset.loss), [config for config, _ in chosen])
     return tuple((name, tuple(row)) for (_, name), row in zip(chosen, found.tolist(), strict=True))

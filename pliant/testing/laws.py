@@ -12,6 +12,7 @@ The `torch` random state is left as it was by every law.
 
 import copy
 import tempfile
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -24,6 +25,7 @@ from pliant.core import Config, PliantError, as_call, call, seeded
 from pliant.elastic import Elastic, elastic
 from pliant.elastic.order import PermutationCheck, reorderings
 from pliant.elastic.recipes import Nested
+from pliant.elastic.statistics import Uncalibrated
 from pliant.export import to_onnx
 from pliant.graph.labels import IntArray
 from pliant.testing.court import (
@@ -49,7 +51,8 @@ def law(fn: Callable[[Case, Subject, Court], str]) -> Law:
 
     @wraps(fn)
     def run(subject: Subject) -> str:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", Uncalibrated)  # laws compare cut networks with each other, as they are
             return fn(case_of(subject), subject, Court(subject.name, fn.__name__))
 
     LAWS[fn.__name__] = run

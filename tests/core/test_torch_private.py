@@ -9,10 +9,13 @@ from torch import Tensor, nn
 
 from pliant.core._torch_private import (
     backward_pass,
+    compiled_call,
     compiled_from,
     is_overload,
     no_onnx_log,
+    set_compiled_call,
     storage_users,
+    version_of,
 )
 
 
@@ -73,3 +76,23 @@ def test_users_of_memory_are_counted() -> None:
     weight = nn.Parameter(torch.zeros(4))
     weight.sum().backward()  # type: ignore[no-untyped-call]
     assert storage_users(torch.as_tensor(weight.grad)) == 1
+
+
+def test_writes_in_place_are_counted() -> None:
+    tensor = torch.zeros(4)
+    before = version_of(tensor)
+    tensor[:2].add_(1)
+    assert version_of(tensor) > before
+
+
+def test_what_compile_put_in_place_can_be_taken_out_and_put_back() -> None:
+    module = nn.Linear(2, 3)
+    assert compiled_call(module) is None
+    module.compile(backend="eager")
+    made = compiled_call(module)
+    assert made is not None
+    set_compiled_call(module, None)
+    assert compiled_call(module) is None
+    assert module(torch.zeros(1, 2)).shape == (1, 3)
+    set_compiled_call(module, made)
+    assert compiled_call(module) is made

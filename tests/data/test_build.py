@@ -66,6 +66,18 @@ def test_float_targets_regress_in_columns() -> None:
     assert Dataset.of((x, x[:, :2])).outputs == 2
 
 
+def test_float_images_as_targets_are_dense() -> None:
+    images = RNG.normal(size=(20, 1, 4, 6)).astype(np.float32)
+    data = Dataset.of((images, np.concatenate([images, images], axis=1)))
+    assert (data.task, data.loss, data.metric.name, data.outputs) == ("dense", "mse", "mse", 2)
+    raw = RNG.integers(0, 255, size=(20, 5, 6, 3)).astype(np.uint8)
+    images = RNG.normal(size=(20, 1, 5, 6)).astype(np.float32)
+    assert Dataset.of((raw, images)).task == "dense"
+    assert Dataset.of((raw[..., 0], images)).task == "dense"
+    other = Dataset.of((images, images[:, :, :2]))
+    assert (other.task, other.outputs) == ("regress", 12)
+
+
 def test_string_bool_and_column_labels() -> None:
     x, y = arrays()
     named = Dataset.of((x, np.array(["cat", "dog", "ant", "bee"])[y]))

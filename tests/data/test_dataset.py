@@ -95,12 +95,19 @@ def test_positional_order_of_the_fields() -> None:
         ("classify", "cross_entropy", Metric("accuracy", True)),
         ("dense", "cross_entropy", Metric("accuracy", True)),
         ("regress", "mse", Metric("mse", False)),
-        ("next_token", "next_token", Metric("accuracy", True)),
+        ("next_token", "next_token", Metric("next_token_accuracy", True)),
     ],
 )
 def test_loss_and_metric(task: str, loss: str, metric: Metric) -> None:
     data = dataset(task=task)
     assert (data.loss, data.metric) == (loss, metric)
+
+
+def test_dense_tasks_with_values_are_regressed() -> None:
+    images = torch.randn(4, 2, 3, 3)
+    data = Dataset("d", Split(images, images), Split(images, images), Split(images, images), "dense")
+    assert (data.loss, data.metric, data.outputs) == ("mse", Metric("mse", False), 2)
+    assert repr(data) == "Dataset(d: dense, 2 values, 4 train, 4 val, 4 test, shape (2, 3, 3))"
 
 
 def test_unknown_task() -> None:

@@ -15,6 +15,8 @@ FILES = {
     "mnist": "mnist/train-images-idx3-ubyte.gz",
     "cifar10-jpeg": "cifar10/cifar10_jpeg_60k.npz",
     "tiny-shakespeare": "text/tinyshakespeare.txt",
+    "japanese-vowels": "timeseries/JapaneseVowels_eq.npz",
+    **{name: f"tabular/{name}.npz" for name in ("concrete", "energy", "kin8nm", "power-plant", "yacht")},
 }
 
 
@@ -79,6 +81,9 @@ def test_named_data_with_missing_files(name: str, monkeypatch: pytest.MonkeyPatc
         ("mnist", (1, 28, 28), 10),
         ("cifar10-jpeg", (3, 32, 32), 10),
         ("tiny-shakespeare", (64,), 65),
+        ("japanese-vowels", (25, 12), 9),
+        ("concrete", (8,), 1),
+        ("power-plant", (4,), 1),
     ],
 )
 def test_named_data(name: str, shape: tuple[int, ...], outputs: int) -> None:
@@ -87,10 +92,36 @@ def test_named_data(name: str, shape: tuple[int, ...], outputs: int) -> None:
         pytest.skip(f"{FILES[name]} is not in $PLIANT_DATA")
     if name == "cifar10-jpeg":
         pytest.importorskip("PIL", reason="Pillow is not installed")
-    data = load(name, limit=300)
+    data = load(name, limit=100)
     assert (data.shape, data.outputs) == (shape, outputs)
-    assert data.sizes["train"] == 300
-    assert len(data.test) == 300
+    assert data.sizes["train"] == 100
+    assert len(data.test) == 100
+
+
+def test_targets_of_regression_tables_are_standardised_and_the_notes_say_how(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(3, 2, (60, 8)).astype(np.float32), rng.normal(40, 9, 60).astype(np.float32)
+    masks = np.zeros((2, 60), dtype=bool)
+    masks[0, ::4] = masks[1, 1::4] = True
+    (tmp_path / "tabular").mkdir()
+    save(tmp_path / "tabular/concrete.npz", x=x, y=y, test_mask=masks)
+    monkeypatch.setenv("PLIANT_DATA", str(tmp_path))
+    data = load("concrete")
+    assert (data.task, data.sizes) == ("regress", {"train": 41, "val": 4, "test": 15})
+    mean, std = y[~masks[0]].mean(), y[~masks[0]].std()
+    assert f"times {std:.6g}, plus {mean:.6g}" in data.notes[0]
+    assert torch.allclose(data.test.targets[:, 0] * std + mean, torch.from_numpy(y[::4]), atol=1e-3)
+
+
+def test_vowels_come_as_steps_of_coefficients(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).normal(size=(18, 12, 25)).astype(np.float32), np.arange(18) % 9
+    (tmp_path / "timeseries").mkdir()
+    save(tmp_path / "timeseries/JapaneseVowels_eq.npz", x_train=x, y_train=y, x_test=x[:9], y_test=y[:9])
+    monkeypatch.setenv("PLIANT_DATA", str(tmp_path))
+    data = load("japanese-vowels")
+    assert torch.equal(data.test.inputs, torch.from_numpy(x[:9]).transpose(1, 2))
 
 
 def test_unknown_name_lists_the_choices() -> None:

@@ -1,7 +1,10 @@
 """Recipes: which sub-networks a step runs, and that an update reaches nothing else."""
 
 import copy
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
 
 import pytest
 import torch
@@ -14,9 +17,10 @@ from pliant.core import Config, seeded
 from pliant.elastic import Elastic, elastic
 from pliant.elastic.recipes import Nested, Plain, Sandwich
 from pliant.elastic.recipes._base import ElasticRecipe
-from pliant.learn import HasRecipe, Settings, train
+from pliant.elastic.recipes._distil import soft_loss
+from pliant.learn import HasRecipe, Settings, cross_entropy, mse, next_token, train
 
-RECIPES = [Nested(), Nested(whole=1.0), Sandwich(), Sandwich(random=0)]
+RECIPES = [Nested(), Nested(whole=1.0), Nested(whole=0.0, subnets=3), Sandwich(), Sandwich(random=0)]
 
 
 def make(model: nn.Module, example: Tensor) -> Elastic:
@@ -88,12 +92,58 @@ def test_draws_repeat_under_a_generator(mlp: Elastic, recipe: ElasticRecipe) -> 
         (lambda: Nested(whole=float("nan")), r"whole must be in \[0, 1\], got nan"),
         (lambda: Nested(spread=-0.5), "spread must not be negative, got -0.5"),
         (lambda: Sandwich(random=-1), "random must not be negative, got -1"),
-        (lambda: Sandwich(distil=True), "distil=True is not built"),
+        (lambda: Nested(subnets=0), "subnets must be at least 1, got 0"),
+        (lambda: Sandwich(labels=1.5), r"labels must be in \[0, 1\], got 1.5"),
+        (lambda: Nested().at(1.2), r"progress must be in \[0, 1\], got 1.2"),
     ],
 )
 def test_wrong_arguments(wrong: Callable[[], object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         wrong()
+
+
+def _drawn_at_first(whole: float, spread: float, net: Elastic, generator: torch.Generator) -> Config:
+    """How `Nested` drew when the published figures were made."""
+    if float(torch.rand((), generator=generator)) < whole:
+        return net.space.largest()
+    names = {"block": "depth"}
+    kinds = sorted({names.get(knob.kind, knob.kind) for knob in net.space})
+    sizes = dict(zip(kinds, torch.rand(len(kinds), generator=generator).tolist(), strict=True))
+    strays = (spread * torch.randn(len(net.space), generator=generator)).tolist()
+    places = [min(max(sizes[names.get(k.kind, k.kind)] + s, 0.0), 1.0 - 1e-9) for k, s in zip(net.space, strays)]
+    return Config({k.name: k.choices[int(p * len(k.choices))] for k, p in zip(net.space, places)})
+
+
+def test_nested_draws_what_it_always_drew() -> None:
+    net = make(nets.resnet((3, 8, 8), 3, blocks=(1, 2), width=8), torch.randn(4, 3, 8, 8))
+    one, other = seeded(1, "then"), seeded(1, "then")
+    for _ in range(100):
+        assert Nested().draw(net, one) == [_drawn_at_first(0.25, 0.2, net, other)]
+
+
+def test_nested_is_sorted_in_the_knobs_it_is_given(mlp: Elastic) -> None:
+    recipe, generator = Nested(whole=0.0, knobs=("width:body.0",)), seeded(0, "knobs")
+    found = [recipe.draw(mlp, generator)[0] for _ in range(200)]
+    assert {config["width:body.0"] for config in found} == set(mlp.space["width:body.0"].choices)
+    assert {config["width:body.2"] for config in found} == {12}
+    both = [Nested(whole=0.0, knobs=("width:body.0", "width:body.2")).draw(mlp, generator)[0] for _ in range(200)]
+    assert {config["width:body.2"] for config in both} == set(mlp.space["width:body.2"].choices)
+    with pytest.raises(
+        ValueError, match=r"knobs: 'heads:\*' fits no knob of MLP; knobs are width:body.0, width:body.2"
+    ):
+        Nested(knobs=("heads:*",)).draw(mlp, generator)
+
+
+def test_sub_networks_of_a_step_are_those_of_as_many_steps(mlp: Elastic, batch: tuple[Tensor, Tensor]) -> None:
+    """The gradients of `subnets` draws on one batch are accumulated, averaged."""
+    one, other = seeded(2, "draws"), seeded(2, "draws")
+    Nested(subnets=3).step(mlp, batch, F.cross_entropy, generator=one).backward()  # type: ignore[no-untyped-call]
+    together = {name: parameter.grad.clone() for name, parameter in mlp.named_parameters()}  # type: ignore[union-attr]
+    mlp.zero_grad()
+    for _ in range(3):
+        (Nested().step(mlp, batch, F.cross_entropy, generator=other) / 3).backward()  # type: ignore[no-untyped-call]
+    for name, parameter in mlp.named_parameters():
+        assert torch.allclose(together[name], parameter.grad, atol=1e-7), name  # type: ignore[arg-type]
 
 
 # -- a step ------------------------------------------------------------------------------------------------------------
@@ -150,6 +200,91 @@ def test_a_plain_module_is_refused(recipe: ElasticRecipe, batch: tuple[Tensor, T
     ):
         with pytest.raises(TypeError, match=r"elastic network, got MLP; make it one with pliant\.elastic"):
             action()
+
+
+def _alone(net: Elastic, config: Config, batch: tuple[Tensor, Tensor]) -> Tensor:
+    output: Tensor = net.extract(config)(batch[0])
+    return output
+
+
+@pytest.mark.parametrize("labels", [0.0, 0.3])
+def test_in_place_distillation_by_hand(mlp: Elastic, batch: tuple[Tensor, Tensor], labels: float) -> None:
+    recipe = Sandwich(random=1, distil=True, labels=labels)
+    widest, *others = recipe.draw(mlp, seeded(4, "distil"))
+    found = recipe.step(mlp, batch, F.cross_entropy, generator=seeded(4, "distil"))
+    loss = F.cross_entropy(_alone(mlp, widest, batch), batch[1])
+    soft = _alone(mlp, widest, batch).softmax(1)
+    for config in others:
+        output = _alone(mlp, config, batch)
+        taught = F.cross_entropy(output, soft)
+        loss = loss + labels * F.cross_entropy(output, batch[1]) + (1 - labels) * taught
+    assert torch.allclose(found, loss / (1 + len(others)), atol=1e-6)
+
+
+def test_no_gradient_flows_to_the_teacher(mlp: Elastic, batch: tuple[Tensor, Tensor]) -> None:
+    """What only the widest uses learns from the labels alone."""
+    Sandwich(random=0, distil=True).step(mlp, batch, F.cross_entropy).backward()  # type: ignore[no-untyped-call]
+    found = mlp.get_parameter("body.2.weight").grad
+    mlp.zero_grad()
+    (F.cross_entropy(mlp(batch[0]), batch[1]) / 2).backward()  # type: ignore[no-untyped-call]
+    wanted = mlp.get_parameter("body.2.weight").grad
+    assert found is not None
+    assert wanted is not None
+    assert torch.allclose(found[:, 4:], wanted[:, 4:], atol=1e-7)
+    assert not torch.allclose(found[:3, :4], wanted[:3, :4], atol=1e-4)
+
+
+def test_values_are_distilled_by_their_squared_error(mlp: Elastic, batch: tuple[Tensor, Tensor]) -> None:
+    targets = torch.randn(8, 3, generator=seeded(0, "values"))
+    found = Sandwich(random=0, distil=True).step(mlp, (batch[0], targets), mse)
+    widest, smallest = (_alone(mlp, c, batch) for c in (mlp.space.largest(), mlp.space.smallest()))
+    assert torch.allclose(found, (F.mse_loss(widest, targets) + F.mse_loss(smallest, widest)) / 2, atol=1e-6)
+
+
+def _cross(output: Tensor, teacher: Tensor) -> Tensor:
+    return -(teacher.softmax(-1) * output.log_softmax(-1)).sum(-1)
+
+
+def test_soft_losses_find_the_classes() -> None:
+    output, teacher = torch.randn(2, 2, 5, 7, generator=seeded(0, "logits")).unbind(0)
+    last = torch.tensor([[0, 1, -100, 3, 4], [0, -100, 2, 3, 4]])
+    wanted = _cross(output, teacher)[last != -100].mean()
+    assert torch.allclose(soft_loss(output, teacher, last, next_token), wanted)
+    second = soft_loss(output.movedim(2, 1), teacher.movedim(2, 1), last, cross_entropy)
+    assert torch.allclose(second, wanted)
+    square, taught = torch.randn(2, 2, 5, 5, generator=seeded(0, "square")).unbind(0)
+    assert torch.allclose(soft_loss(square, taught, last, next_token), _cross(square, taught)[last != -100].mean())
+    with pytest.raises(ValueError, match="axis 1 or last"):
+        soft_loss(square, taught, last, cross_entropy)
+    shares = torch.rand(2, 5)
+    smooth = functools.partial(cross_entropy, label_smoothing=0.1)
+    assert torch.allclose(soft_loss(output[:, 0, :5], teacher[:, 0, :5], shares, smooth),
+                          _cross(output[:, 0, :5], teacher[:, 0, :5]).mean())  # fmt: skip
+    assert torch.allclose(soft_loss(output[:, 0, :5], teacher[:, 0, :5], shares, mse),
+                          F.mse_loss(output[:, 0, :5], teacher[:, 0, :5]))  # fmt: skip
+    with pytest.raises(ValueError, match=r"must have the shape of the sub-network's, got \(2, 5\) .* \(2, 7\)"):
+        soft_loss(output[:, 0, :5], teacher[:, 0], shares, mse)
+
+
+def test_progress_is_handed_on_and_is_no_setting(mlp: Elastic) -> None:
+    seen: list[float | None] = []
+
+    @final
+    @dataclass(frozen=True)
+    class Watches(ElasticRecipe):
+        def draw(self, net: Elastic, generator: torch.Generator) -> list[Config]:
+            seen.append(self.progress)
+            return [net.space.smallest()]
+
+    data = (torch.randn(40, 6), torch.arange(40) % 3)
+    train(mlp, data, recipe=Watches(), epochs=2, settings=Settings(batch_size=8, accumulate=2, progress=False))
+    steps = len(set(seen))
+    assert sorted(set(seen)) == [i / steps for i in range(steps)]  # type: ignore[type-var]
+    assert len(seen) > steps  # the batches of one update share it
+    recipe = Nested()
+    assert (recipe.at(0.5).progress, recipe.progress) == (0.5, None)
+    assert recipe.at(0.5) == recipe
+    assert Plain().at(0.5) == Plain()
 
 
 # -- an update ---------------------------------------------------------------------------------------------------------
@@ -249,7 +384,7 @@ def _accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
         return float((net.eval()(x).argmax(1) == y).float().mean())
 
 
-@pytest.mark.parametrize("recipe", [Nested(), Sandwich(random=1)], ids=repr)
+@pytest.mark.parametrize("recipe", [Nested(), Sandwich(random=1), Sandwich(random=1, distil=True)], ids=repr)
 def test_a_loop_of_ones_own_trains_the_whole_family(recipe: ElasticRecipe) -> None:
     x, y, test_x, test_y = _digits()
     torch.manual_seed(0)
@@ -291,7 +426,8 @@ def test_what_is_measured_is_the_widest_with_its_own_statistics() -> None:
 
 def test_recipes_compare_and_tell_their_settings() -> None:
     assert Nested() == Nested(whole=0.25) != Nested(whole=0.5)
-    assert repr(Sandwich(random=1)) == "Sandwich(random=1, distil=False)"
+    assert repr(Sandwich(random=1)) == "Sandwich(random=1, distil=False, labels=0.0)"
+    assert repr(Sandwich().at(0.5)) == repr(Sandwich())
     assert Plain() == Plain()
     with pytest.raises(AttributeError):
         Nested().whole = 0.5  # type: ignore[misc]

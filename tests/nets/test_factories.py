@@ -21,6 +21,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "vit": {**IMAGE, "dim": 12, "depth": 2, "heads": 3},
     "gpt": {"shape": (10,), "classes": 7, "dim": 12, "depth": 2, "heads": 3},
     "lstm": {"shape": (9, 5), "classes": 7, "hidden": 6},
+    "unet": {**IMAGE, "width": 4, "levels": 2},
 }
 
 
@@ -39,7 +40,7 @@ def test_every_factory_is_tested() -> None:
 
 @pytest.mark.parametrize("name", nets.__all__)
 def test_forward_shape(name: str) -> None:
-    expected = (3, 10, 7) if name == "gpt" else (3, 7)
+    expected = {"gpt": (3, 10, 7), "unet": (3, 7, 8, 8)}.get(name, (3, 7))
     assert small(name)(batch(name)).shape == expected
 
 

@@ -8,6 +8,8 @@ import torch
 from pliant.core import Config, Facts, Knob
 from pliant.elastic.elastic import Elastic
 from pliant.elastic.recipes._base import ElasticRecipe
+from pliant.elastic.recipes._sizes import check_count, check_share, check_spread, near_a_size
+from pliant.graph.inner import fits
 
 
 @final
@@ -18,7 +20,7 @@ class Nested(ElasticRecipe):
     The cheapest recipe: a step costs what the drawn sub-network costs, about half the widest one. With the steps
     doubled it costs little more than training the largest network alone and gives the whole family. The random,
     sorted, one-sub-network-at-a-time form of "SortedNet, a Place for Every Network and Every Network in its Place"
-    (Valipour et al. 2023, algorithm 1).
+    (Valipour et al. 2023, algorithm 1). Nothing has to be searched afterwards: for a size, take `space.uniform(share)`.
 
     A draw first picks a size for each kind of knob (widths, heads, depths), uniformly, and then every knob near it:
     drawn one by one, a dozen knobs would nearly always make a middling network, and the small ones on every front
@@ -29,13 +31,19 @@ class Nested(ElasticRecipe):
             many, so under any draw it would hardly ever be trained as such.
         spread: how far knobs stray from the drawn size: standard deviation, as a share of a knob's range; what would
             leave the range stops at its end. 0 keeps all knobs of a kind alike.
+        subnets: how many sub-networks a step draws; the gradients of their losses on the same batch are accumulated
+            (averaged) before the update, the paper's g_acc. `Settings(accumulate=...)` takes a new batch for each.
+        knobs: patterns of the knobs that are drawn, such as `("width:*",)`; all others stay whole.
 
     Raises:
-        ValueError: `whole` is outside [0, 1], or `spread` is negative.
+        ValueError: `whole` is outside [0, 1], `spread` is negative, or `subnets` < 1; in a step: a pattern that fits no
+            knob of the network.
     """
 
     whole: float = 0.25
     spread: float = 0.2
+    subnets: int = 1
+    knobs: tuple[str, ...] = ("*",)
     facts: ClassVar[Facts] = Facts(
         title="SortedNet, a Place for Every Network and Every Network in its Place: Towards a Generalized Solution for "
         "Training Many-in-One Neural Networks",
@@ -51,26 +59,27 @@ class Nested(ElasticRecipe):
     )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.whole <= 1:
-            raise ValueError(f"whole must be in [0, 1], got {self.whole}")
-        if not self.spread >= 0:
-            raise ValueError(f"spread must not be negative, got {self.spread}")
+        check_share("whole", self.whole)
+        check_spread(self.spread)
+        check_count("subnets", self.subnets)
 
     def draw(self, net: Elastic, generator: torch.Generator) -> list[Config]:
-        """One config: the widest with probability `whole`, else one near a drawn size."""
-        chance = float(torch.rand((), generator=generator))
-        if chance < self.whole:
-            return [net.space.largest()]
-        kinds = sorted({_kind(knob) for knob in net.space})
-        sizes = dict(zip(kinds, torch.rand(len(kinds), generator=generator).tolist(), strict=True))
-        strays = (self.spread * torch.randn(len(net.space), generator=generator)).tolist()
-        values = {}
-        for knob, stray in zip(net.space, strays, strict=True):
-            place = min(max(sizes[_kind(knob)] + stray, 0.0), 1.0 - 1e-9)
-            values[knob.name] = knob.choices[int(place * len(knob.choices))]
-        return [Config(values)]
+        """Configs, each the widest with probability `whole`, else one near a drawn size."""
+        knobs = self._drawn(net)
+        return [self._one(net, knobs, generator) for _ in range(self.subnets)]
 
+    def _one(self, net: Elastic, knobs: list[Knob], generator: torch.Generator) -> Config:
+        whole = net.space.largest()
+        if float(torch.rand((), generator=generator)) < self.whole:
+            return whole
+        return whole.replace(near_a_size(knobs, generator, spread=self.spread))
 
-def _kind(knob: Knob) -> str:
-    """Blocks that can be skipped are depth, too."""
-    return "depth" if knob.kind == "block" else knob.kind
+    def _drawn(self, net: Elastic) -> list[Knob]:
+        """The knobs that bend."""
+        if self.knobs == ("*",):
+            return list(net.space)
+        for pattern in self.knobs:
+            if not any(fits(knob.name, pattern) for knob in net.space):
+                there = ", ".join(knob.name for knob in net.space) or "(none)"
+                raise ValueError(f"knobs: {pattern!r} fits no knob of {net.name}; knobs are {there}")
+        return [knob for knob in net.space if any(fits(knob.name, pattern) for pattern in self.knobs)]
