@@ -14,6 +14,7 @@ ROWS = {
     "digits": "digits",
     "graph-speed": "graph_speed",
     "main-job": "main_job",
+    "onepass": "onepass",
     "peers": "peers",
     "train-once": "train_once",
 }
