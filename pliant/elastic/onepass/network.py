@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pliant.core.parts import Index, part_of, put
 from pliant.elastic.extract import attach
 from pliant.elastic.onepass.operators import convolution_settings, product_of
-from pliant.elastic.onepass.places import Head, Mix, Norm, Step
+from pliant.elastic.onepass.places import Head, Linear, Mix, Norm, Step
 from pliant.elastic.onepass.plan import Plan
 from pliant.elastic.onepass.running import Columns, Run, Runner, picked, runner_of
 from pliant.elastic.onepass.shells import Shells
@@ -67,7 +67,7 @@ class OnePass(nn.Module):
         written = overwriting(program)
         found = []
         for step in plan.steps:
-            linear = isinstance(step, Mix | Head)
+            linear = isinstance(step, Linear)
             product = (product_of(step.node), convolution_settings(step.node)) if linear else None
             found.append((step, runner_of(step, patches, each, step.node.name in written, product)))
         return found

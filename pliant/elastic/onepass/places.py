@@ -48,14 +48,14 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Mix(Step):
-    """A block-triangular linear operator: outputs of shell j read inputs of shells 1 to j.
+class Linear(Step):
+    """A linear operator that reads shells.
 
     Args:
-        x, weight, bias: names of the values.
+        x, weight, bias: names of the values; of states for a `Head`.
         axis: of the input, along which it is read.
         layout: output and input axis of the weight.
-        into, out_of: shells of the inputs and of the outputs.
+        into: shells of the inputs.
     """
 
     x: str = ""
@@ -64,7 +64,18 @@ class Mix(Step):
     axis: int = 0
     layout: tuple[int, int] = (0, 1)
     into: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Mix(Linear):
+    """A block-triangular linear operator: outputs of shell j (in `out_of`) read inputs of shells 1 to j."""
+
     out_of: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Head(Linear):
+    """A linear operator that reads shells and gives out none."""
 
 
 @dataclass(frozen=True)
@@ -86,18 +97,6 @@ class Join(Step):
     """A concatenation; `later` are the parts that shells after the first have entries in."""
 
     later: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Head(Step):
-    """A linear operator that reads shells and gives out none; `weight` and `bias` are names of states."""
-
-    x: str = ""
-    weight: str = ""
-    bias: str | None = None
-    axis: int = 0
-    layout: tuple[int, int] = (0, 1)
-    into: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 class Place:

@@ -47,7 +47,7 @@ class Plan:
     def results(self, node: Node) -> list[Value]:
         """What a call gives out, with the shells that the graph's labels give it."""
         shapes, axes = self.graph.analysis.shapes, self.graph.analysis.axes
-        found = []  # type: ignore[var-annotated]
+        found: list[Value] = []
         while (key := (node.name, len(found))) in shapes:
             vectors = {a: self.shells.vector(axes.get((*key, a))) for a in range(len(shapes[key]))}
             found.append(Value(shapes[key], {a: v for a, v in vectors.items() if v is not None}))

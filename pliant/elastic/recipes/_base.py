@@ -67,20 +67,20 @@ class ElasticRecipe(Recipe):
         if teaches:
             lessons.sort(key=lambda lesson: lesson[0] != widest)  # whoever teaches goes first
         soft: Tensor | None = None
-        losses = []
+        losses: list[Tensor] = []
         for config, share in lessons:
             if share < 1 and soft is None:
                 soft = self._taught(family, inputs)
             with family.using(config):
                 output = call(family, inputs)
-            loss = loss_fn(output, targets) if share > 0 else None
-            if soft is not None and share < 1:
+            if soft is None or share == 1:
+                losses.append(loss_fn(output, targets))
+                if teaches and soft is None:
+                    soft = main_output(output).detach()
+            else:
                 follows = soft_loss(main_output(output), soft, targets, loss_fn)
-                loss = follows if loss is None else share * loss + (1 - share) * follows
-            elif teaches and soft is None:
-                soft = main_output(output).detach()
-            losses.append(loss)
-        return torch.stack(losses).mean()  # type: ignore[arg-type]
+                losses.append(share * loss_fn(output, targets) + (1 - share) * follows if share > 0 else follows)
+        return torch.stack(losses).mean()
 
     def _taught(self, net: Elastic, inputs: Any) -> Tensor:
         """What the teacher makes of the inputs, without gradients."""
