@@ -9,13 +9,33 @@ from bench import _bars
 from bench._common import write_result
 
 ROWS = {
+    "bignas": "bignas",
+    "compile-batch": "compile_batch",
+    "compile-dynamic": "compile_dynamic",
+    "compile-fuzz": "compile_fuzz",
     "coverage": "coverage",
+    "deep-architect": "deep_architect",
     "demo": "demo",
     "digits": "digits",
     "graph-speed": "graph_speed",
+    "hardware-table": "hardware_table",
+    "hw-aware-search": "hw_aware_search",
     "main-job": "main_job",
+    "ofa": "ofa",
     "onepass": "onepass",
+    "onnx-net": "onnx_net",
     "peers": "peers",
+    "search-front": "search_front",
+    "search-predictor": "search_predictor",
+    "search-replay": "search_replay",
+    "search-resume": "search_resume",
+    "serve-fuzz": "serve_fuzz",
+    "serve-memory": "serve_memory",
+    "serve-overhead": "serve_overhead",
+    "serve-overload": "serve_overload",
+    "serve-slo": "serve_slo",
+    "serve-slo-http": "serve_slo_http",
+    "sortednet": "sortednet",
     "train-once": "train_once",
 }
 """Row -> module."""

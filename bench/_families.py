@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 import pliant
 from bench._common import cached, one_thread
+from bench._mobile import Mobile
+from bench._recipes import RECIPES
 from pliant.core import Config, seeded
 from pliant.data import Dataset, Split
 from pliant.elastic import Elastic
@@ -22,7 +24,7 @@ from pliant.elastic.recipes import Nested, Plain, Sandwich
 from pliant.learn import Recipe, Settings, evaluate, train
 
 VERSION = 1  # of everything that decides a training's outcome; raise it when such code changes
-RECIPE_VERSION = 2  # of what decides a family's outcome alone: the recipes and their defaults
+RECIPE_VERSION = 3  # of what decides a family's outcome alone: the recipes and their defaults
 CALIBRATION_IMAGES = 4096
 CONTEXT = 64  # tokens of a sequence
 
@@ -32,11 +34,11 @@ class Task:
     """The data and the whole network of a row.
 
     Args:
-        data: `fashion`, `digits` or `shakespeare`.
-        blocks: resnet: blocks of each stage; dwsep: strides of its separable convolutions; gpt: its depth.
-        width: resnet: channels of the first stage; dwsep: of the stem; gpt: features per token.
+        data: `fashion` (20,000 training images), `fashion-10k`, `digits` or `shakespeare`.
+        blocks: resnet, mobile: blocks of each stage; dwsep: strides of its separable convolutions; gpt: its depth.
+        width: resnet, mobile: channels of the first stage; dwsep: of the stem; gpt: features per token.
         fold: which fifth is the test split (digits).
-        net: `resnet`, `dwsep` or `gpt`.
+        net: `resnet`, `dwsep`, `mobile` or `gpt`.
     """
 
     data: str
@@ -48,7 +50,7 @@ class Task:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one sample."""
-        return {"digits": (1, 8, 8), "fashion": (1, 28, 28), "shakespeare": (CONTEXT,)}[self.data]
+        return {"digits": (1, 8, 8), "shakespeare": (CONTEXT,)}.get(self.data, (1, 28, 28))
 
     @property
     def unit(self) -> str:
@@ -72,6 +74,7 @@ class Job:
         epochs, lr, batch_size, seed: how.
         config: None trains the family, a config (as sorted items) that sub-network alone from a fresh start.
         recipe: of the family.
+        precision: `float32` or `bfloat16`.
     """
 
     task: Task
@@ -81,20 +84,24 @@ class Job:
     seed: int
     config: tuple[tuple[str, int | bool], ...] | None = None
     recipe: str = "nested"
-    whole: float = 0.25
+    precision: str = "float32"
 
     def what(self) -> dict[str, Any]:
         """The content by which it is cached."""
         told = asdict(self) | {"task": self.task.what()}
         told["config"] = None if self.config is None else dict(self.config)
         if self.config is not None:  # a recipe is a matter of families
-            del told["recipe"], told["whole"]
+            del told["recipe"]
+        if self.precision == "float32":
+            del told["precision"]
         versions = [VERSION, RECIPE_VERSION] if self.config is None else VERSION
         return {"training": told, "version": versions, "torch": torch.__version__}
 
     def made_recipe(self) -> Recipe:
         """The recipe of a family."""
-        return Sandwich() if self.recipe == "sandwich" else Nested(whole=self.whole)
+        if self.recipe in RECIPES:
+            return RECIPES[self.recipe]()
+        return Sandwich() if self.recipe == "sandwich" else Nested()
 
 
 # -- data and networks ------------------------------------------------------------------------------------------------
@@ -104,7 +111,7 @@ def dataset(task: Task) -> Dataset:
     """The task's data."""
     if task.data == "shakespeare":
         return _shakespeare()
-    return _digits(task.fold) if task.data == "digits" else _fashion()
+    return _digits(task.fold) if task.data == "digits" else _fashion(10000 if task.data == "fashion-10k" else 20000)
 
 
 def _shakespeare() -> Dataset:
@@ -112,10 +119,11 @@ def _shakespeare() -> Dataset:
     return pliant.data.load("tiny-shakespeare", context=CONTEXT)
 
 
-def _fashion() -> Dataset:
-    """20,000 training images, 3,000 others for validation, all 10,000 test images."""
+def _fashion(images: int) -> Dataset:
+    """So many training images, 3,000 others for validation, all 10,000 test images."""
     data = pliant.data.load("fashion-mnist", limit=20000)
-    return Dataset(data.name, data.train, data.val.take(3000), data.test, data.task, data.classes, data.preprocessing)
+    train = data.train.take(images)
+    return Dataset(data.name, train, data.val.take(3000), data.test, data.task, data.classes, data.preprocessing)
 
 
 def _digits(fold: int) -> Dataset:
@@ -142,6 +150,8 @@ def whole_network(task: Task, seed: int) -> nn.Module:
         if task.net == "dwsep":
             channels = [task.width * halved for halved in accumulate(task.blocks, operator.mul)]
             return pliant.nets.dwsep(task.shape, 10, stem=task.width, channels=channels, strides=task.blocks)
+        if task.net == "mobile":
+            return Mobile(task.shape[0], 10, width=task.width, blocks=task.blocks)
         return pliant.nets.resnet(task.shape, 10, blocks=task.blocks, width=task.width)
 
 
@@ -151,7 +161,8 @@ def family(task: Task, seed: int = 0) -> Elastic:
     if task.net == "gpt":  # one knob for all layers, so that there are sizes to look through
         tie = ("heads:*", "width:blocks*")
         return pliant.elastic(model, torch.zeros((2, *task.shape), dtype=torch.int64), tie=tie)
-    net = pliant.elastic(model, torch.zeros((2, *task.shape)))
+    choices = {"kernel:*": (3, 5)} if task.net == "mobile" else None
+    net = pliant.elastic(model, torch.zeros((2, *task.shape)), choices=choices)
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
@@ -238,7 +249,7 @@ def _train(job: Job, folder: Path) -> dict[str, Any]:
         recipe = job.made_recipe()
     else:
         net, recipe = alone(job.task, dict(job.config), job.seed), Plain()
-    settings = Settings(lr=job.lr, batch_size=job.batch_size, progress=False)
+    settings = Settings(lr=job.lr, batch_size=job.batch_size, precision=job.precision, progress=False)
     history = train(net, _unvalidated(data), recipe=recipe, epochs=job.epochs, settings=settings, seed=job.seed)
     subject = calibrated(net, net.space.largest(), data, job.seed) if isinstance(net, Elastic) else net
     val = quality(job.task, subject, data.val)

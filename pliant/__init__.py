@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from pliant.core import Space as Space
     from pliant.deploy import compile as compile
     from pliant.elastic import Elastic as Elastic
+    from pliant.elastic import OnePass as OnePass
     from pliant.elastic import elastic as elastic
     from pliant.elastic import generate as generate
     from pliant.elastic import one_pass as one_pass
     from pliant.elastic import recipes as recipes
+    from pliant.elastic import separate as separate
     from pliant.elastic import to_module as to_module
     from pliant.export import hardware as hardware
     from pliant.graph import trace as trace
@@ -37,13 +39,14 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "Config": "pliant.core:Config", "Elastic": "pliant.elastic:Elastic", "Front": "pliant.search:Front",
-    "PliantError": "pliant.core:PliantError", "Selection": "pliant.core:Selection",
+    "OnePass": "pliant.elastic:OnePass", "PliantError": "pliant.core:PliantError", "Selection": "pliant.core:Selection",
     "Settings": "pliant.learn:Settings", "Space": "pliant.core:Space", "compile": "pliant.deploy:compile",
     "data": "pliant.data", "elastic": "pliant.elastic:elastic", "evaluate": "pliant.learn:evaluate",
     "generate": "pliant.elastic:generate",
     "hardware": "pliant.export:hardware", "nets": "pliant.nets", "one_pass": "pliant.elastic:one_pass",
     "prune": "pliant.compress:prune",
     "recipes": "pliant.elastic.recipes", "runtime": "pliant.runtime", "search": "pliant.search:search",
+    "separate": "pliant.elastic:separate",
     "surgery": "pliant.surgery", "to_module": "pliant.elastic:to_module", "trace": "pliant.graph:trace",
     "train": "pliant.learn:train",
 }  # fmt: skip

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     {"core"},
     {"graph", "data", "nets", "runtime"},
-    {"learn", "export", "diagram"},
+    {"learn", "export", "diagram", "flow"},
     {"elastic", "surgery"},
     {"search"},
     {"compress", "dynamic", "compose"},

@@ -13,9 +13,9 @@ import pliant
 import pliant_runtime
 
 ROOT = Path(__file__).parents[1]
-FUNCTIONS = ["compile", "elastic", "evaluate", "generate", "hardware", "one_pass", "prune", "search", "to_module",
-             "trace", "train"]  # fmt: skip
-CLASSES = ["Config", "Elastic", "Front", "PliantError", "Selection", "Settings", "Space"]
+FUNCTIONS = ["compile", "elastic", "evaluate", "generate", "hardware", "one_pass", "prune", "search", "separate",
+             "to_module", "trace", "train"]  # fmt: skip
+CLASSES = ["Config", "Elastic", "Front", "OnePass", "PliantError", "Selection", "Settings", "Space"]
 MODULES = ["data", "nets", "recipes", "runtime", "surgery"]
 
 

@@ -28,7 +28,7 @@ COPY_STATEMENTS = 4
 
 PACKAGES = ("pliant", "runtime/pliant_runtime")
 OTHERS = ("bench", "tools", "tests", "examples")
-INNER_ROOMS = ("core", "graph", "elastic", "diagram")
+INNER_ROOMS = ("core", "graph", "elastic", "diagram", "flow")
 """Rooms whose files are machinery, not one technique each: they are bound by FILE_LINES, not by LEAF_LINES."""
 GIVEN_SIGNATURES = frozenset({"forward", "backward", "setup_context", "step"})
 """Methods whose positional parameters somebody else fixes: torch (the first three), the recipe contract (`step`)."""

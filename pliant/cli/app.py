@@ -99,18 +99,25 @@ def _train(
 @app.command("search", epilog=EPILOG)
 def _search(
     run: Run,
-    hardware: Annotated[str, typer.Option(help="What latency is measured on.")] = "cpu",
-    threads: Annotated[int, typer.Option(help="Threads of the measured device.")] = 1,
-    objectives: Annotated[str, typer.Option(help="Comma-separated: accuracy, latency, flops, parameters.")] = (
+    hardware: Annotated[str, typer.Option(help="cpu, or the description of a machine (*.hardware.json).")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help="Threads [default: 1, or the description's].")] = None,
+    objectives: Annotated[str, typer.Option(help="Such as accuracy, latency, memory, flops; comma-separated.")] = (
         "accuracy,latency"
     ),
     trials: Annotated[int, typer.Option(help="Sub-networks to evaluate in all, earlier ones included.")] = 60,
     seed: Seed = 0,
+    searcher: Annotated[str, typer.Option(help="Such as ridge, nsga2, evolution, linas, mcts, smbo, tpe.")] = "ridge",
+    workers: Annotated[str, typer.Option(help="Processes that measure at once, or ray.")] = "1",
+    on_failure: Annotated[str, typer.Option(help="stop or skip, when an objective fails.")] = "stop",
 ) -> Json:
     """Find the Pareto front of a family; resumes."""
     from pliant.cli.commands import search as command
+    from pliant.cli.commands import search_settings
 
-    return command(run, hardware=hardware, threads=threads, objectives=objectives, trials=trials, seed=seed)
+    settings = search_settings(searcher, workers, on_failure)
+    return command(
+        run, hardware=hardware, threads=threads, objectives=objectives, trials=trials, seed=seed, settings=settings
+    )
 
 
 @app.command("compile", epilog=EPILOG)
@@ -128,12 +135,77 @@ def _compile(
     return command(run, out, best=best, where=where or [], pick=pick, replace=replace)
 
 
+Promise = Annotated[float, typer.Option(help="Milliseconds from a request's arrival to its answer.")]
+Artifact = Annotated[Path, typer.Argument(metavar="ART", help="Artifact written by `pliant compile`.")]
+Svg = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a plot.")]
+RowCount = Annotated[int, typer.Option(help="Samples per request.")]
+
+
+@app.command("serve", epilog=EPILOG)
+def _serve(
+    artifact: Artifact,
+    slo_ms: Promise,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at; 0 takes a free one.")] = 8000,
+    workers: Annotated[int, typer.Option(help="Processes; they share the memory of the networks.")] = 1,
+    policy: Annotated[str, typer.Option(help="adaptive, largest, smallest or round_robin.")] = "adaptive",
+    drain_s: Annotated[float, typer.Option(help="Seconds to go on serving after SIGTERM.")] = 1.0,
+) -> Json:
+    """Serve: larger sub-networks when idle, smaller under load."""
+    from pliant.cli.tables import say
+    from pliant.serve import serve as command
+
+    return command(
+        artifact, slo_ms=slo_ms, host=host, port=port, workers=workers, policy=policy, drain_s=drain_s, say=say
+    )
+
+
+@app.command("simulate", epilog=EPILOG)
+def _simulate(
+    artifact: Artifact,
+    slo_ms: Promise,
+    rows: RowCount = 1,
+    lanes: Annotated[int, typer.Option(help="Batches that run at once, such as one per worker.")] = 1,
+    noise: Annotated[str, typer.Option(help="busy (a machine that does other things too) or quiet.")] = "busy",
+    svg: Svg = None,
+    seed: Seed = 0,
+) -> Json:
+    """What load can this machine hold?"""
+    from pliant.cli.tables import say
+    from pliant.serve import simulate as command
+
+    return command(artifact, slo_ms=slo_ms, rows=rows, lanes=lanes, noise=noise, svg=svg, seed=seed, say=say)
+
+
+@app.command("load", epilog=EPILOG)
+def _load(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Such as http://127.0.0.1:8000.")],
+    profile: Annotated[str, typer.Option(help="constant, step, ramp or overload.")] = "step",
+    rate: Annotated[float | None, typer.Option(help="Requests/s of load 1 [default: what the largest can].")] = None,
+    seconds: Annotated[float, typer.Option(help="Length of each phase.")] = 10.0,
+    rows: RowCount = 1,
+    rules: Annotated[str, typer.Option(help="server, largest, smallest, round_robin; several compared.")] = "server",
+    svg: Svg = None,
+) -> Json:
+    """Load a server, open loop."""
+    from pliant.cli.tables import say
+    from pliant.serve import load as command
+
+    names = tuple(name.strip() for name in rules.split(",") if name.strip())
+    return command(url, name=profile, rate=rate, seconds=seconds, rows=rows, rules=names, svg=svg, say=say)
+
+
 @app.command("report", epilog=EPILOG)
-def _report(run: Run) -> Json:
+def _report(
+    run: Run,
+    separate: Annotated[
+        int, typer.Option(help="Train this many points of the front alone first, to compare with; resumes.")
+    ] = 0,
+) -> Json:
     """Write RUN/report.html: front, losses, conditions."""
     from pliant.cli.commands import report as command
 
-    return command(run)
+    return command(run, separate=separate)
 
 
 @app.command("methods", epilog=EPILOG)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pliant.data import Dataset
     from pliant.elastic import Elastic
-    from pliant.search import Front
+    from pliant.search import Front, SearchSettings
 
 Json = dict[str, Any]
 
@@ -223,8 +223,30 @@ def load_front(run: Path, net: "Elastic") -> "Front":
     return front
 
 
+def search_settings(searcher: str, workers: str, on_failure: str) -> "SearchSettings":
+    """What `--searcher`, `--workers` and `--on-failure` say. Raises `ValueError` for unknown words."""
+    from pliant.core import resolve
+    from pliant.search import SearchSettings, searchers
+
+    if workers != "ray" and not workers.isdecimal():
+        raise ValueError(f"--workers takes a number or ray, got {workers!r}")
+    return SearchSettings(
+        proposer=resolve(searchers, searcher, what="searcher")(),
+        workers=int(workers) if workers.isdecimal() else workers,
+        on_failure=on_failure,
+    )
+
+
 def search(
-    run: Path, *, hardware: str, threads: int, objectives: str, trials: int, seed: int, hint: bool = True
+    run: Path,
+    *,
+    hardware: str,
+    threads: int | None,
+    objectives: str,
+    trials: int,
+    seed: int,
+    hint: bool = True,
+    settings: "SearchSettings | None" = None,
 ) -> Json:
     """Searches, or goes on searching, and shows the front. With `hint` it says what to do next."""
     import pliant
@@ -234,7 +256,10 @@ def search(
     names = tuple(name.strip() for name in objectives.split(",") if name.strip())
     device = pliant.hardware(hardware, threads=threads)
     net, dataset, _ = open_run(run)
-    front = pliant.search(net, dataset, objectives=names, hardware=device, n_trials=trials, run=run, seed=seed)
+    settings = settings or search_settings("ridge", "1", "stop")
+    front = pliant.search(
+        net, dataset, objectives=names, hardware=device, n_trials=trials, run=run, settings=settings, seed=seed
+    )
     say(front_table(front, net.space))
     if hint:
         say(f"next: pliant compile {run} --out {run / 'artifact'}, or pliant report {run}")
@@ -287,14 +312,44 @@ def compile_run(
     return {"artifact": str(path), "bytes": size, "configs": [dict(point.config) for point in chosen]}
 
 
-def report(run: Path) -> Json:
-    """Writes RUN/report.html."""
+def report(run: Path, *, separate: int = 0) -> Json:
+    """Writes RUN/report.html; with `separate` so many points of the front are trained alone first."""
     from pliant.report import write_report
 
     net, dataset, config = open_run(run)
+    if separate:
+        train_alone(run, net, dataset, config, count=separate)
     path = write_report(run, net, data=dataset, model=config.model)
     say(f"{path}")
     return {"report": str(path), "bytes": path.stat().st_size}
+
+
+def train_alone(run: Path, net: "Elastic", dataset: "Dataset", config: RunConfig, *, count: int) -> None:
+    """Trains `count` points of the front and the whole network alone, each as long as the family; resumes."""
+    import pliant
+
+    if count < 1:
+        raise ValueError(f"--separate must be at least 1, got {count}")
+    front = load_front(run, net)
+    if config.model is None:
+        fix = "call pliant.separate(net, data, configs=front, fresh=model, run=...) there"
+        raise PliantError(
+            "the run was made from Python, so its untrained network is not known", where=str(run), fix=fix
+        )
+    fresh = build(config.model, config.args, given=facts_of(dataset), seed=config.seed)
+    configs = [net.space.largest(), *(point.config for point in front.pick(count))]
+    found = pliant.separate(
+        net,
+        dataset,
+        configs=configs,
+        fresh=fresh,
+        epochs=config.epochs,
+        run=run,
+        settings=settings(config),
+        seed=config.seed,
+    )
+    seconds = sum(one.cpu_seconds for one in found)
+    say(f"{len(found)} networks trained separately, {config.epochs} epochs each: {seconds:.0f} CPU s")
 
 
 def methods() -> Json:

@@ -17,8 +17,12 @@ from pliant.core.files import read_json as read_json
 from pliant.core.files import sha256_file as sha256_file
 from pliant.core.files import write_atomic as write_atomic
 from pliant.core.files import write_json as write_json
+from pliant.core.knob import Knob as Knob
 from pliant.core.names import resolve as resolve
 from pliant.core.seeds import seeded as seeded
 from pliant.core.selection import Selection as Selection
-from pliant.core.space import Knob as Knob
 from pliant.core.space import Space as Space
+from pliant.core.space import either as either
+from pliant.core.space import nested as nested
+from pliant.core.space import optional as optional
+from pliant.core.space import repeated as repeated

@@ -1,6 +1,6 @@
 """The one file that touches private torch names. `tests/core/test_torch_private.py` says what broke, one test each."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -53,3 +53,51 @@ def compiled_call(module: nn.Module) -> Any:
 def set_compiled_call(module: nn.Module, call: Any) -> None:
     """Let a module's calls run what `compiled_call` gave, or its own code (None)."""
     module._compiled_call_impl = call
+
+
+def fake_mode() -> Any:
+    """A mode under which tensors have shapes and dtypes but no numbers; real tensors may take part."""
+    return torch._subclasses.fake_tensor.FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def is_fake(value: Any) -> bool:
+    """Whether a tensor has no numbers."""
+    return isinstance(value, torch._subclasses.fake_tensor.FakeTensor)
+
+
+def value_errors() -> tuple[type[Exception], ...]:
+    """What a fake mode raises where numbers, or a shape that follows from them, are asked for."""
+    fake = torch._subclasses.fake_tensor
+    return fake.DataDependentOutputException, fake.DynamicOutputShapeException
+
+
+def outside_modes() -> Any:
+    """A context in which no dispatch mode is active: real tensors can be read."""
+    return torch.utils._python_dispatch._disable_current_modes()
+
+
+def watched(before: Callable[[Any, tuple[Any, ...], dict[str, Any]], None]) -> Any:
+    """A mode that hands every operator, with its arguments, to `before` and then runs it."""
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            before(func, args, kwargs or {})
+            return func(*args, **(kwargs or {}))
+
+    return Watch()  # type: ignore[no-untyped-call]
+
+
+def memory_of(tensor: Tensor) -> Any:
+    """Names the memory of a tensor, fake or not; views of it have the same."""
+    return tensor.untyped_storage()._cdata
+
+
+@contextmanager
+def untraced() -> Iterator[None]:
+    """While it lasts, `torch.jit.trace` (which the ONNX exporter uses) does not look: sizes are plain numbers."""
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]

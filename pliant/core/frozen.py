@@ -15,6 +15,9 @@ class FrozenMapping(Mapping[str, V]):
         self._values: dict[str, V] = {name: values[name] for name in sorted(values)}
         self._hash = hash(repr(self))
 
+    def __reduce__(self) -> tuple[type, tuple[dict[str, V]]]:
+        return type(self), (self._values,)  # hashes of strings differ between processes: it is computed anew
+
     def __getitem__(self, name: str) -> V:
         return self._values[name]
 

@@ -15,7 +15,8 @@ from pliant.deploy.draft import calibration, draft, same_signature
 from pliant.deploy.measure import compare, latencies, scores
 from pliant.deploy.pack import Packer
 from pliant.deploy.program import program_of, sizes_of, write_program
-from pliant.deploy.targets import example_of, full_state, name_of, points_of
+from pliant.deploy.programs import compile_deciding, decides_on
+from pliant.deploy.targets import Sliceable, example_of, full_state, name_of, points_of
 from pliant.export import Hardware
 from pliant.export import hardware as processor
 from pliant_runtime import __version__, load
@@ -38,6 +39,11 @@ def compile(
     stored as slices of one weight file; what the loaded artifact answers is compared with torch, its latency and its
     figure on the validation split are measured through the runtime. The folder appears when all of this is done.
 
+    A module that decides on its data (`if` and `while` on tensors, `.item()`, experts chosen by index) becomes a
+    program of many states instead, one onnxruntime call per decision. Its forward is read as a program for one row of
+    the example; many rows are independent runs of it. It is compared with the module on the rows of `example`, on
+    random rows, and over every edge, and the coverage is printed; nothing is scored.
+
     Args:
         net: an `Elastic`, or any module (an artifact of one sub-network). Not changed.
         out: the folder to make.
@@ -54,13 +60,16 @@ def compile(
 
     Raises:
         ValueError: configs the network does not have.
-        PliantError: `out` exists, an operator cannot be exported, or the artifact answers otherwise than torch.
+        PliantError: `out` exists, an operator cannot be exported, or the artifact answers otherwise than torch; for a
+            module that decides also what no program can do (`pliant.flow.Rejected`, with the line and the way out).
     """
     out = Path(out)
     machine = processor("cpu", threads=1) if hardware is None else hardware
     dataset = None if data is None else Dataset.of(data, seed=seed)
     points = points_of(net, configs)
     inputs = map_tensors(lambda tensor: tensor.detach().cpu(), example_of(net, example, dataset))
+    if not isinstance(net, Sliceable) and decides_on(net, inputs):
+        return compile_deciding(net, out, example=inputs, machine=machine, replace=replace, seed=seed)
     batches = calibration(net, dataset, seed)
     with atomic_folder(out, replace=replace) as folder:
         packer = Packer(full_state(net))

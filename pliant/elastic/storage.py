@@ -1,9 +1,12 @@
-"""Storage: an elastic network as safetensors and JSON, to be run without the user's code."""
+"""Storage: networks as safetensors and JSON, to be run without the user's code."""
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -20,61 +23,35 @@ if TYPE_CHECKING:
     from pliant.elastic.elastic import Elastic
 
 FORMAT = 1
+KINDS = {"elastic": ("an elastic network", "Elastic.load"), "one pass": ("a one-pass network", "OnePass.load")}
+"""Kind to what a folder of it holds, and what loads it."""
+_DAMAGES = (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, PliantError)
 
 
 def save_elastic(net: "Elastic", path: str | Path) -> None:
     """Write `graph.json` and `tensors.safetensors` into a folder, which appears whole or not at all."""
-    graph = net.graph
-    for path, opaque in graph.program.opaque.items():
-        raise PliantError(
-            f"{path} runs as it is ({opaque.reason}), so that the network needs its code to run",
-            where=opaque.line or None,
-            fix="extract a sub-network and store its state_dict(), or rewrite what cannot be traced",
-        )
-    tied = aliases(graph)
-    tensors = {f"state.{n}": t.detach().cpu().contiguous() for n, t in net._current().items() if n not in tied}
-    tensors |= {f"state.{n}": parameter_of(net, n).detach().cpu() for n in net._transforms.names}
-    shell, leaves = _shell(graph.example)
-    tensors |= {f"example.{i}": leaf.cpu().contiguous() for i, leaf in enumerate(leaves)}
-    data = {
-        "format": FORMAT, "name": net.name, "space": net.space.to_dict(), "dropped": list(net.dropped),
-        "others": list(net._others), "own": list(net._own),
-        "parameters": sorted(graph.parameters), "tied": tied, "example": shell, "notes": graph.notes,
-        "asked": list(graph.asked), "frozen": sorted(graph.frozen),
-        "active": dict(net.active), "training": net.training, "output": encode(graph.program.output),
-        "form": form_to_dict(graph.program.form),
-        "untrained": sorted(n for n in (*graph.parameters, *net._transforms.names) if not _trains(net, n)),
-        "nodes": [
-            [n.name, n.kind, n.target, encode(n.args), encode(n.kwargs), n.module, n.line, n.in_place, n.live]
-            for n in graph.program
-        ],
+    data, tensors = graph_data(net.graph)
+    tensors |= {f"state.{n}": t for n, t in net._current().items() if n not in data["tied"]}
+    tensors |= {f"state.{n}": parameter_of(net, n) for n in net._transforms.names}
+    data |= {
+        "name": net.name, "space": net.space.to_dict(), "dropped": list(net.dropped),
+        "others": list(net._others), "own": list(net._own), "active": dict(net.active), "training": net.training,
+        "untrained": sorted(n for n in (*net.graph.parameters, *net._transforms.names) if not _trains(net, n)),
     }  # fmt: skip
-    with atomic_folder(path, replace=True) as folder:
-        write_atomic(folder / "tensors.safetensors", save({name: tensor.clone() for name, tensor in tensors.items()}))
-        write_json(folder / "graph.json", data)
+    write_network(path, "elastic", data=data, tensors=tensors)
 
 
 def load_elastic(path: str | Path) -> "Elastic":
     """The inverse of `save_elastic`.
 
     Raises:
-        PliantError: a file is missing, damaged, or of another format.
+        PliantError: a file is missing, damaged, or of another format or kind.
     """
     from pliant.elastic.elastic import Elastic
 
-    folder = Path(path)
-    data = read_json(folder / "graph.json")
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise PliantError("not an elastic network of this version", where=str(folder / "graph.json"))
-    try:
-        # The file is mapped to memory, where tensors lie unaligned and change with it: copies are not and do not.
-        tensors = {name: tensor.clone() for name, tensor in load_file(folder / "tensors.safetensors").items()}
-    except (OSError, ValueError, SafetensorError) as error:
-        raise PliantError(
-            f"not readable as safetensors ({error})", where=str(folder / "tensors.safetensors")
-        ) from error
-    try:
-        graph = _graph(data, tensors)
+    data, tensors = read_network(path, "elastic")
+    with damages(path):
+        graph = graph_of(data, tensors)
         names = {"others": data["others"], "own": data["own"]}
         net = Elastic(graph, Space.from_dict(data["space"]), str(data["name"]), data["dropped"], **names)
         for name in net._transforms.names:
@@ -82,17 +59,89 @@ def load_elastic(path: str | Path) -> "Elastic":
             matrix.data.copy_(tensors[f"state.{name}"])
         net.activate(data["active"])
         net.train(bool(data["training"]))
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, PliantError) as error:
-        problem = f"damaged ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-        raise PliantError(problem, where=str(folder), fix="save the network again") from error
     return net
+
+
+# -- folders ---------------------------------------------------------------------------------------------------------
+
+
+def write_network(path: str | Path, kind: str, *, data: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write a folder of one of the `KINDS`, whole or not at all."""
+    held = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    with atomic_folder(path, replace=True) as folder:
+        write_atomic(folder / "tensors.safetensors", save(held))
+        write_json(folder / "graph.json", {"format": FORMAT, "kind": kind, **data})
+
+
+def read_network(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `write_network` wrote.
+
+    Raises:
+        PliantError: a file is missing or damaged, or the folder is of another format or kind.
+    """
+    folder = Path(path)
+    data = read_json(folder / "graph.json")
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise PliantError(f"not {KINDS[kind][0]} of this version", where=str(folder / "graph.json"))
+    if (found := str(data.get("kind", "elastic"))) != kind:
+        what, loader = KINDS.get(found, (f"a network of the kind {found!r}", "a newer pliant"))
+        raise PliantError(f"holds {what}, not {KINDS[kind][0]}", where=str(folder), fix=f"load it with {loader}")
+    try:
+        # The file is mapped to memory, where tensors lie unaligned and change with it: copies are not and do not.
+        return data, {name: tensor.clone() for name, tensor in load_file(folder / "tensors.safetensors").items()}
+    except (OSError, ValueError, SafetensorError) as error:
+        raise PliantError(
+            f"not readable as safetensors ({error})", where=str(folder / "tensors.safetensors")
+        ) from error
+
+
+@contextmanager
+def damages(path: str | Path) -> Iterator[None]:
+    """Whatever goes wrong while a network is made of what was read is a `PliantError` that names the folder."""
+    try:
+        yield
+    except _DAMAGES as error:
+        problem = f"damaged ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        raise PliantError(problem, where=str(Path(path)), fix="save the network again") from error
+
+
+# -- graphs ----------------------------------------------------------------------------------------------------------
+
+
+def graph_data(graph: Graph) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A graph without its states: JSON data, and the tensors of its example.
+
+    Raises:
+        PliantError: a part of it runs as it is, so that it needs the user's code.
+    """
+    for path, opaque in graph.program.opaque.items():
+        raise PliantError(
+            f"{path} runs as it is ({opaque.reason}), so that the network needs its code to run",
+            where=opaque.line or None,
+            fix="extract a sub-network and store its state_dict(), or rewrite what cannot be traced",
+        )
+    shell, leaves = _shell(graph.example)
+    data = {
+        "parameters": sorted(graph.parameters), "tied": aliases(graph), "example": shell, "notes": graph.notes,
+        "asked": list(graph.asked), "frozen": sorted(graph.frozen), "output": encode(graph.program.output),
+        "form": form_to_dict(graph.program.form),
+        "nodes": [
+            [n.name, n.kind, n.target, encode(n.args), encode(n.kwargs), n.module, n.line, n.in_place, n.live]
+            for n in graph.program
+        ],
+    }  # fmt: skip
+    return data, {f"example.{i}": leaf for i, leaf in enumerate(leaves)}
 
 
 def _trains(net: "Elastic", name: str) -> bool:
     return parameter_of(net, name).requires_grad
 
 
-def _graph(data: dict[str, Any], tensors: dict[str, Tensor]) -> Graph:
+def graph_of(data: dict[str, Any], tensors: dict[str, Tensor]) -> Graph:
+    """The graph of `graph_data`, with the states `state.NAME` among the tensors; `data["untrained"]` names those
+    parameters that do not train."""
     program = Program(
         [
             Node(n, k, t, decode(a), decode(kw), m, line, bool(place), bool(live and live[0]))

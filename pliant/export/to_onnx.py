@@ -15,7 +15,7 @@ import onnx
 import torch
 from torch import fx, nn
 
-from pliant.core import PliantError, seeded
+from pliant.core import PliantError, call, seeded
 from pliant.core._torch_private import no_onnx_log
 from pliant.core.calls import map_tensors
 from pliant.export import resize
@@ -119,7 +119,7 @@ def evaluated(module: nn.Module) -> Iterator[nn.Module]:
         # The fused transformer layer has no ONNX form.
         torch.backends.mha.set_fastpath_enabled(False)
         local = all(device.type == "cpu" for device in devices)
-        with _quiet():
+        with quiet():
             net = traceable(module if local else copy.deepcopy(module).cpu())
         yield net
     finally:
@@ -131,7 +131,7 @@ def evaluated(module: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No warnings and no log lines: what goes wrong in an exporter is found by the check, and told by it."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
@@ -155,9 +155,13 @@ def _legacy(net: nn.Module, form: InputForm, names: list[str], outputs: list[tor
 
 def _traced(net: nn.Module, form: InputForm, names: list[str], outputs: list[torch.Tensor], opset: int) -> Any:
     buffer = io.BytesIO()
-    free = [*form.names, *(name for name, tensor in zip(names, outputs) if tensor.ndim)] if form.batched else []
-    axes = {name: {0: _BATCH} for name in free}
-    with _quiet():
+    free: dict[str, int] = {}
+    if form.batched:
+        more = flatten(call(net, form.rows(_TRACE_ROWS + 1)))[0]
+        free = dict.fromkeys(form.names, 0)
+        free |= {n: _batch_axis(one, other) for n, one, other in zip(names, outputs, more) if one.ndim}
+    axes = {name: {axis: _BATCH} for name, axis in free.items()}
+    with quiet():
         torch.onnx.export(
             Flat(net, form),
             tuple(form.tensors(form.rows(_TRACE_ROWS))),
@@ -174,9 +178,14 @@ def _traced(net: nn.Module, form: InputForm, names: list[str], outputs: list[tor
     return onnx.load_model_from_string(buffer.getvalue())
 
 
+def _batch_axis(one: torch.Tensor, other: torch.Tensor) -> int:
+    """The first axis that grows with the batch; 0 where none does."""
+    return next((axis for axis, (a, b) in enumerate(zip(one.shape, other.shape)) if a != b), 0)
+
+
 def _dynamo(net: nn.Module, form: InputForm, names: list[str], outputs: list[torch.Tensor]) -> Any:
     inputs = tuple(form.tensors(form.rows(_TRACE_ROWS)))
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             Flat(net, form),
             inputs,

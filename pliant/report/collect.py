@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -10,16 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from pliant.core import Config, PliantError, read_json, seeded, write_atomic, write_json
 from pliant.data import Dataset, Split
 from pliant.elastic import Elastic
 from pliant.elastic.conflict import gradient_conflict
+from pliant.elastic.separate import Separate, separated
 from pliant.learn import evaluate, metrics, predict
 from pliant.learn.losses import loss_function
 from pliant.report.conditions import conditions
-from pliant.report.contents import Candidate, Contents, letters, quantity, summarise
+from pliant.report.contents import Candidate, Compared, Contents, letters, quantity, summarise
 from pliant.report.page import page
+from pliant.report.search_history import search_history
 from pliant.search import Front, Point, objectives
 from pliant.search.pareto import hypervolume
 
@@ -69,14 +72,17 @@ def write_report(run: str | Path, net: Elastic, *, data: Any, model: str | None 
 def collect(run: Path, net: Elastic, *, dataset: Dataset, model: str | None = None) -> Contents:
     """Reads everything a report shows; arguments as in `write_report`.
 
-    Test figures are kept in RUN/test.json, so that the test split is read once for one front of one network.
+    Test figures are kept in RUN/test.json, so that the test split is read once for one front of one network and what
+    `pliant.separate` has trained beside it.
     """
     if not (run / "front.json").is_file():
         raise PliantError("no search yet", where=str(run), fix=f"give: pliant search {run}")
     front = Front.load(run / "front.json")
     chosen = list(front.pick(MOST_TESTED))
     largest = net.space.largest()
-    tested = _tested(run, net, dataset, [*(point.config for point in chosen), largest])
+    alone = separated(run, net)
+    asked = [*(point.config for point in chosen), largest, *(one.config for one in alone)]
+    tested, tested_alone = _tested(run, net, dataset, asked, alone)
     whole = _candidate(net, "whole network", _point(front, largest), tested)
     counts = _class_counts(dataset, whole is not None and bool(tested[largest].right), run)
     points = [_candidate(net, letters(index), point, tested) for index, point in enumerate(front)]
@@ -84,6 +90,7 @@ def collect(run: Path, net: Elastic, *, dataset: Dataset, model: str | None = No
         truth = np.asarray(read_json(run / "test.json")["targets"])
         whole = _with_classes(whole, whole, tested, truth, len(counts))
         points = [_with_classes(point, whole, tested, truth, len(counts)) for point in points]
+    names = {net.space.smallest(): "smallest", **{c.config: c.name for c in points}, largest: "whole network"}
     return Contents(
         model=model or net.name,
         data=dataset.name,
@@ -99,6 +106,7 @@ def collect(run: Path, net: Elastic, *, dataset: Dataset, model: str | None = No
         class_names=tuple(dataset.classes) if counts else (),
         class_counts=counts,
         space_size=net.space.size,
+        separate=tuple(_compared(net, names, one, tested[one.config], tested_alone[one.config]) for one in alone),
         conflict=conflict(
             net,
             dataset,
@@ -109,6 +117,7 @@ def collect(run: Path, net: Elastic, *, dataset: Dataset, model: str | None = No
             ],
         ),
         conditions=conditions(run, front, dataset),
+        history=search_history(run, front, space=net.space),
     )
 
 
@@ -121,6 +130,14 @@ def conflict(net: Elastic, dataset: Dataset, named: Sequence[tuple[str, Config]]
     batches = islice(dataset.train.batches(_COMPARED_ROWS, generator=seeded(0, "conflict")), 2)
     found = gradient_conflict(net, batches, loss_function(dataset.loss), [config for config, _ in chosen])
     return tuple((name, tuple(row)) for (_, name), row in zip(chosen, found.tolist(), strict=True))
+
+
+def _compared(net: Elastic, names: Mapping[Config, str], one: Separate, ours: Tested, theirs: Tested) -> Compared:
+    """A sub-network beside the one trained alone: paired where single answers can be right or wrong."""
+    mine, other = (np.asarray(found.right, dtype=float) for found in (ours, theirs))
+    change = paired_change(mine, other) if ours.right else (ours.metric - theirs.metric, None)
+    told = names.get(one.config, "–"), summarise(one.config, net.space)
+    return Compared(*told, ours.metric, theirs.metric, change, one.epochs, one.cpu_seconds)
 
 
 def quality(front: Front, most: int = 200) -> tuple[float, ...]:
@@ -177,39 +194,55 @@ def paired_change(mine: "np.ndarray[Any, Any]", theirs: "np.ndarray[Any, Any]") 
 
 
 def _key(run: Path) -> str:
-    """Content of the front and of the network: test figures belong to exactly these."""
+    """Content of the front, of the network and of those trained alone: test figures belong to exactly these."""
     digest = hashlib.sha256((run / "front.json").read_bytes())
+    if (run / "separate.json").is_file():
+        digest.update((run / "separate.json").read_bytes())
     for path in sorted((run / "model").rglob("*")):
         if path.is_file():
             digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def _tested(run: Path, net: Elastic, dataset: Dataset, configs: Sequence[Config]) -> dict[Config, Tested]:
-    """Test figures of sub-networks, from RUN/test.json where they belong to this front and this network."""
+def _tested(
+    run: Path, net: Elastic, dataset: Dataset, configs: Sequence[Config], alone: Sequence[Separate]
+) -> tuple[dict[Config, Tested], dict[Config, Tested]]:
+    """Test figures of sub-networks and of those trained alone, from RUN/test.json where they belong to these."""
     key, path = _key(run), run / "test.json"
     if path.is_file():
         known = read_json(path)
         if known.get("key") == key:
-            return {
-                Config(item["config"]): Tested(item["metric"], tuple(bool(int(mark)) for mark in item["right"]))
-                for item in known["tested"]
-            }
+            return _parsed(known["tested"]), _parsed(known.get("alone", []))
     test = dataset.test  # the only read
-    wanted = list(dict.fromkeys(configs))
-    tested = {config: measure_on(net, config, dataset, test) for config in wanted}
-    rows = [
+    tested = {config: measure_on(net, config, dataset, test) for config in dict.fromkeys(configs)}
+    tested_alone = {one.config: judged(one.module, dataset, test) for one in alone}
+    targets = test.targets.tolist() if dataset.task == "classify" else []
+    rows = {"tested": _rows(tested), "alone": _rows(tested_alone)}
+    write_json(path, {"key": key, "metric": dataset.metric.name, "targets": targets, **rows})
+    return tested, tested_alone
+
+
+def _rows(tested: Mapping[Config, Tested]) -> list[dict[str, Any]]:
+    return [
         {"config": dict(config), "metric": found.metric, "right": "".join(str(int(mark)) for mark in found.right)}
         for config, found in tested.items()
     ]
-    targets = test.targets.tolist() if dataset.task == "classify" else []
-    write_json(path, {"key": key, "metric": dataset.metric.name, "targets": targets, "tested": rows})
-    return tested
+
+
+def _parsed(rows: Sequence[Mapping[str, Any]]) -> dict[Config, Tested]:
+    return {
+        Config(item["config"]): Tested(item["metric"], tuple(bool(int(mark)) for mark in item["right"]))
+        for item in rows
+    }
 
 
 def measure_on(net: Elastic, config: Config, dataset: Dataset, split: Split) -> Tested:
-    """The metric of a sub-network, calibrated as in the search, and for classification which samples it gets right."""
-    module = objectives.Candidate(objectives.Context(net, train=dataset.train), config).module
+    """What `judged` says of a sub-network, calibrated as in the search."""
+    return judged(objectives.Candidate(objectives.Context(net, train=dataset.train), config).module, dataset, split)
+
+
+def judged(module: nn.Module, dataset: Dataset, split: Split) -> Tested:
+    """The metric of a network, and for classification which samples it gets right."""
     if dataset.task != "classify":
         return Tested(evaluate(module, split, metric=dataset.metric.name))
     right, _ = metrics.correct(predict(module, split), split.targets)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pliant.core import Config, Space
+from pliant.report.search_history import SearchHistory
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,26 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """A sub-network beside a network of its sizes that was trained alone.
+
+    Args:
+        name, summary: as for a `Candidate`.
+        family, alone: the metric of either on the test split.
+        change: what the family's lies above the other, and for classification its standard error, both as shares.
+        epochs, cpu_seconds: of the training alone.
+    """
+
+    name: str
+    summary: str
+    family: float
+    alone: float
+    change: tuple[float, float | None]
+    epochs: int
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
 class Contents:
     """Everything on the page.
 
@@ -71,8 +92,10 @@ class Contents:
         class_names: names of the classes of `Candidate.classes`.
         class_counts: test samples per class.
         space_size: number of sub-networks.
+        separate: sub-networks beside separately trained networks; empty where there are none.
         conflict: names of sub-networks, and by row and column the cosine between their gradients on shared weights.
         conditions: name and value of what was measured how.
+        history: how the trials of the search ended and what predictors are worth; None where that is not known.
     """
 
     model: str
@@ -89,8 +112,10 @@ class Contents:
     class_names: tuple[str, ...] = ()
     class_counts: tuple[int, ...] = ()
     space_size: int = 0
+    separate: tuple[Compared, ...] = ()
     conflict: tuple[tuple[str, tuple[float, ...]], ...] = ()
     conditions: tuple[tuple[str, str], ...] = ()
+    history: SearchHistory | None = None
 
 
 def summarise(config: Config, space: Space) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pliant.report.chart import Axis, Chart, Mark, Series, number, percent
 from pliant.report.contents import KNOWN, Candidate, Contents, Quantity
+from pliant.report.search_history import HEAD
 from pliant.report.style import CHART, CHART_VARIABLES, PAGE, SCRIPT
 
 MOST_CLASSES = 20
@@ -178,7 +179,23 @@ def _search(contents: Contents) -> str:
         "Hypervolume of the front found so far: the share of the box between the worst and the best value of each "
         "objective that the front dominates. Flat at the end means that more trials would find little."
     )
-    return section("Search", text, _drawing(chart))
+    return section("Search", text, _drawing(chart), _history(contents))
+
+
+def _history(contents: Contents) -> str:
+    """How trials ended, and what the search could predict."""
+    history = contents.history
+    if history is None:
+        return ""
+    body = f"<p>{escape(history.told())}</p>" if history.told() else ""
+    if history.problems:
+        body += f"<ul>{''.join(f'<li>{escape(problem)}</li>' for problem in history.problems)}</ul>"
+    if history.predictors:
+        labels = {q.key: q.label for q in contents.objectives}
+        rows = [[escape(labels.get(row[0], row[0])), *row[1:]] for row in history.rows()]
+        caption = "Predictions of sub-networks that were left out, in five parts"
+        body += table(HEAD, rows, caption=caption)
+    return body
 
 
 def _training(contents: Contents) -> str:
@@ -219,6 +236,45 @@ def _cosine(value: float) -> str:
         return "<td>–</td>"
     depth = min(55, 5 + 50 * abs(value))
     return f'<td class="{"gain" if value > 0 else "loss"}" style="--deep:{depth:.0f}%">{value:.2f}</td>'
+
+
+def _separate(contents: Contents) -> str:
+    """Sub-networks beside networks of their sizes that were trained alone, and what both cost."""
+    if not contents.separate:
+        return ""
+    rows = []
+    for one in contents.separate:
+        change, error = one.change
+        apart = _heat_cell(change, error) if error is not None else f"<td>{change:+.4g}</td>"
+        figures = (_metric(contents, one.family), _metric(contents, one.alone))
+        cells = "".join(f"<td>{text}</td>" for text in figures) + apart + f"<td>{one.cpu_seconds:.0f}</td>"
+        name = f'<th scope="row" class="text">{escape(one.name)}</th><td class="text">{escape(one.summary)}</td>'
+        rows.append(f"<tr>{name}{cells}</tr>")
+    metric = f"test {escape(contents.metric)}"
+    named = [f"{metric}, in the family", f"{metric}, alone", "difference", "CPU s alone"]
+    head = "".join(f'<th scope="col">{text}</th>' for text in named)
+    epochs = sorted({one.epochs for one in contents.separate})
+    text = (
+        "Networks of these sizes, each trained alone from a fresh start for "
+        f"{' or '.join(map(str, epochs))} epochs, beside the sub-networks of the family. {_cost_of_both(contents)}"
+    )
+    if any(one.change[1] is not None for one in contents.separate):
+        text += " Differences are percentage points; those without colour are within two standard errors of none."
+    body = (
+        '<div class="scroll"><table class="heat"><thead><tr><th scope="col" class="text"></th>'
+        f'<th scope="col" class="text">keeps</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
+    return section("Against separately trained networks", text, body)
+
+
+def _cost_of_both(contents: Contents) -> str:
+    alone = sum(one.cpu_seconds for one in contents.separate)
+    count = len(contents.separate)
+    together = f"{'It' if count == 1 else f'These {count}'} took {alone:.0f} CPU s" + (" together" if count > 1 else "")
+    if not contents.metrics:
+        return f"{together}."
+    family = contents.metrics[-1]["cpu_seconds"]
+    return f"{together}, the whole family of {number(contents.space_size)} took {family:.0f} CPU s."
 
 
 def _took(contents: Contents) -> str:
@@ -319,6 +375,7 @@ def page(contents: Contents) -> str:
         _losses(contents),
         _search(contents),
         _training(contents),
+        _separate(contents),
         _conflict(contents),
         _look(contents),
         section("Conditions", "How and where the figures above were measured.", conditions),

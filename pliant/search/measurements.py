@@ -57,6 +57,13 @@ class Measurements:
         except sqlite3.Error as error:
             raise self._failed(error) from error
 
+    def everything(self) -> list[Any]:
+        """What every figure depends on, in no order."""
+        try:
+            return [json.loads(about) for (about,) in self._base.execute("SELECT about FROM measurements")]
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
     def __len__(self) -> int:
         return int(self._base.execute("SELECT COUNT(*) FROM measurements").fetchone()[0])
 

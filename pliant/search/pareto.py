@@ -25,6 +25,50 @@ def nondominated(costs: Array) -> NDArray[np.bool_]:
     return keep
 
 
+def ranks(costs: Array) -> NDArray[np.int64]:
+    """Non-domination ranks: 0 for the front, 1 for the front of the rest, and so on (Deb et al. 2002, section III.A).
+
+    Args:
+        costs: [points, objectives], smaller is better.
+
+    Returns:
+        int64 [points].
+    """
+    no_larger, smaller = costs[:, None] <= costs[None], costs[:, None] < costs[None]
+    less = np.asarray(no_larger.all(axis=2) & smaller.any(axis=2))
+    above = less.sum(axis=0)
+    found = np.full(len(costs), -1, dtype=np.int64)
+    rank = 0
+    while (found < 0).any():
+        front = (above == 0) & (found < 0)
+        found[front] = rank
+        above = above - less[front].sum(axis=0)
+        rank += 1
+    return found
+
+
+def crowding(costs: Array, ranks: NDArray[np.int64]) -> Array:
+    """How far the neighbours of the same rank lie apart; infinite at the ends (Deb et al. 2002, section III.B).
+
+    Args:
+        costs: [points, objectives].
+        ranks: [points].
+
+    Returns:
+        float64 [points].
+    """
+    found = np.zeros(len(costs))
+    for rank in np.unique(ranks):
+        members = np.flatnonzero(ranks == rank)
+        for column in costs[members].T:
+            order = members[np.argsort(column, kind="stable")]
+            values = np.sort(column, kind="stable")
+            found[order[[0, -1]]] = np.inf
+            if len(members) > 2 and values[-1] > values[0]:
+                found[order[1:-1]] += (values[2:] - values[:-2]) / (values[-1] - values[0])
+    return found
+
+
 def hypervolume(costs: Array, reference: Array) -> float:
     """The exact volume that the points dominate, bounded by `reference`.
 

@@ -1,14 +1,17 @@
-"""Ridge predictors of objectives over one-hot configs, with the uncertainty of their weights."""
+"""Ridge predictors of objectives over one-hot configs, with calibrated uncertainty."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from pliant.search.pareto import Array
 
 # no weaker: with more features than points an all but free ridge believes everything possible where it saw nothing
 _ALPHAS = np.logspace(-0.5, 2, 9)
 _PAIRS = (0.0, 0.3, 1.0)
+_PART = 4096  # rows
 _SHARED = 5.0  # so heavy that the ridge hardly shrinks what all knobs have in common
 
 
@@ -48,6 +51,8 @@ def scales_of(targets: Array) -> list[Scale]:
 class Predictor:
     """A fitted ridge, also as a Gaussian belief about its weights.
 
+    `mean`, `std`, `interval` and `draw` are what every predictor of `pliant.search.predictors` offers.
+
     Args:
         scale: the view in which it is linear.
         pairs: weight of the products of two knobs' levels among the features; 0 for none.
@@ -56,8 +61,9 @@ class Predictor:
         seen: [points, features], the centred training rows.
         centre: [features], mean of the training rows.
         offset: mean of the training target in the view.
-        noise: leave-one-out root mean squared error in the view.
+        noise: standard deviation of a measurement in the view, at which left-out points lie as far off as predicted.
         error: leave-one-out mean absolute error in the unit of the objective.
+        misses: [points], ascending: how many predicted standard deviations left-out points lie off.
     """
 
     scale: Scale
@@ -69,10 +75,53 @@ class Predictor:
     offset: float
     noise: float
     error: float
+    misses: Array
 
     def mean(self, hot: Array, levels: Array) -> Array:
         """Predictions for one-hot rows and their levels: float64 [rows]."""
-        return self.scale.back((features(hot, levels, self.pairs) - self.centre) @ self.weights + self.offset)
+        return self.scale.back(self._in_parts(hot, levels, lambda rows: rows @ self.weights) + self.offset)
+
+    def std(self, hot: Array, levels: Array) -> Array:
+        """Standard deviation of a measurement of each row, in the unit of the objective: float64 [rows].
+
+        Under a logarithmic view it is half of what one deviation up and one down are apart.
+        """
+        middle, spread = self._belief(hot, levels)
+        return np.asarray((self.scale.back(middle + spread) - self.scale.back(middle - spread)) / 2)
+
+    def interval(self, hot: Array, levels: Array, share: float = 0.9) -> tuple[Array, Array]:
+        """Bounds between which `share` of the measurements lie: float64 [rows] each.
+
+        As wide, in predicted standard deviations, as was needed for the training points when they were left out
+        (conformal calibration on leave-one-out residuals: Barber, Candes, Ramdas & Tibshirani 2021, "Predictive
+        inference with the jackknife+").
+
+        Raises:
+            ValueError: a share that is not between 0 and 1.
+        """
+        middle, spread = self._belief(hot, levels)
+        half = reach(self.misses, share) * spread
+        return self.scale.back(middle - half), self.scale.back(middle + half)
+
+    def _belief(self, hot: Array, levels: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation of a measurement, in the view."""
+        factor = np.linalg.cholesky(self.seen @ self.seen.T + self.alpha * np.eye(len(self.seen)))
+
+        def doubt(rows: Array) -> Array:
+            known = solve_triangular(factor, self.seen @ rows.T, lower=True)
+            return np.asarray((rows**2).sum(axis=1) - (known**2).sum(axis=0))
+
+        middle = self._in_parts(hot, levels, lambda rows: rows @ self.weights) + self.offset
+        extra = self._in_parts(hot, levels, doubt).clip(0) / self.alpha
+        return middle, self.noise * np.sqrt(1 + extra)
+
+    def _in_parts(self, hot: Array, levels: Array, compute: Callable[[Array], Array]) -> Array:
+        """`compute` over centred features, a few thousand rows at a time: products of knobs take much memory."""
+        parts = [
+            compute(features(hot[start : start + _PART], levels[start : start + _PART], self.pairs) - self.centre)
+            for start in range(0, len(hot), _PART)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0)
 
     def draw(self, hot: Array, levels: Array, n: int, rng: np.random.Generator) -> Array:
         """`n` plausible functions evaluated at every row: float64 [n, rows].
@@ -131,9 +180,32 @@ def fit(hot: Array, levels: Array, targets: Array) -> Predictor:
                 residual = (view - offset - u @ (shrink * turned)) / (1 - leverage)
                 error = float(np.abs(scale.back(view - residual) - targets).mean())
                 if not found or error < found[-1].error:
-                    noise = float(np.sqrt((residual**2).mean()))
+                    # a left-out point is predicted to lie noise / sqrt(1 - leverage) off
+                    misses = np.sort(np.abs(residual) * np.sqrt(1 - leverage))
+                    noise = float(np.sqrt((misses**2).mean()))
                     weights = vt.T @ (s / (s**2 + alpha) * turned)
+                    misses = misses / noise if noise > 0 else misses
                     found.append(
-                        Predictor(scale, pairs, float(alpha), weights, rows - centre, centre, offset, noise, error)
+                        Predictor(
+                            scale, pairs, float(alpha), weights, rows - centre, centre, offset, noise, error, misses
+                        )
                     )
     return found[-1]
+
+
+def reach(misses: Array, share: float) -> float:
+    """How many standard deviations an interval must reach to hold `share` of new points (split-conformal quantile).
+
+    With too few points for the share it is the largest miss.
+
+    Args:
+        misses: [points], ascending, absolute residuals of points that were left out over their standard deviations.
+        share: between 0 and 1.
+
+    Raises:
+        ValueError: another share.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share must be between 0 and 1, got {share}")
+    place = int(np.ceil(share * (len(misses) + 1))) - 1
+    return float(misses[min(place, len(misses) - 1)])

@@ -1,81 +1,46 @@
 """The search: which sub-networks are worth having on this hardware."""
 
-import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from rich.console import Console
 from torch import nn
 
-from pliant.core import Config, PliantError, seeded
-from pliant.data import Dataset, Split
+from pliant.core import Config, PliantError
+from pliant.data import Dataset
 from pliant.export import Hardware
 from pliant.export import hardware as make_hardware
-from pliant.search.draw import number
-from pliant.search.front import Axis, Front, Point
+from pliant.search.context import Context, Gauge, Reading, Searchable, part_of
+from pliant.search.front import Front
 from pliant.search.measurements import Measurements, digest
-from pliant.search.objectives import (
-    Candidate,
-    Context,
-    Gauge,
-    Latency,
-    Objective,
-    Reading,
-    Searchable,
-    checked,
-    gauges,
-)
-from pliant.search.proposers import Proposer, Ridge
+from pliant.search.meter import Meter
+from pliant.search.objectives import Latency, Objective, gauges
+from pliant.search.outcome import FAILED, FINISHED, Outcome
+from pliant.search.physical import Energy
+from pliant.search.progress import Told
+from pliant.search.searchers import AskTell
+from pliant.search.settings import SearchSettings
 from pliant.search.trials import Trials, check_run, only_one, open_trials
+from pliant.search.workers import Here, Job, OnRay, Pool, Processes, Work
 
 _ROUNDS = 4
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """How `search` measures and proposes.
-
-    Args:
-        batch_size: samples per forward pass, in calibration and evaluation.
-        calibration_batches: training batches that re-estimate BatchNorm of each sub-network.
-        val_limit: how many validation samples to judge by (a random part, the same for all); None for all.
-        output: which field or key of the network's output is judged; `logits` are found without.
-        proposer: what chooses the next sub-network: `Ridge()`, `Random()`, `Tpe()`, or your own `Proposer`.
-        progress: whether a line per trial goes to stderr; None writes them when stderr is a terminal.
-
-    Raises:
-        ValueError: a number below 1.
-    """
-
-    batch_size: int = 256
-    calibration_batches: int = 16
-    val_limit: int | None = None
-    output: str | None = None
-    proposer: Proposer = field(default_factory=Ridge)
-    progress: bool | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "calibration_batches", "val_limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+_USUAL = SearchSettings()
 
 
 def search(
     net: Searchable,
     data: Any = None,
     *,
-    objectives: Sequence[str | Objective | Callable[[nn.Module, Config], float]] = ("accuracy", "latency"),
+    objectives: Sequence[str | Objective | Energy | Callable[[nn.Module, Config], float]] = ("accuracy", "latency"),
     hardware: Hardware | None = None,
     n_trials: int = 60,
     run: str | Path | None = None,
-    settings: SearchSettings = SearchSettings(),
+    settings: SearchSettings = _USUAL,
     seed: int = 0,
 ) -> Front:
     """Find the sub-networks that no other one beats in every objective.
@@ -89,11 +54,11 @@ def search(
     Args:
         net: an elastic network; not changed.
         data: a `Dataset` or whatever `Dataset.of` takes; None where no objective needs any.
-        objectives: names (`accuracy`, `latency`, `flops`, `parameters`, `bytes`, or a metric), `Objective`s, or
-            functions of module and config.
+        objectives: names (`accuracy`, `latency`, `memory`, `energy`, `flops`, `parameters`, `bytes`, or a metric),
+            `Objective`s, `Energy` with your own constants, or functions of module and config.
         hardware: where latency is measured; by default one thread of this processor.
-        n_trials: how many sub-networks to measure in all, those of earlier calls in the same folder included; the
-            whole space where it is smaller.
+        n_trials: how many sub-networks to try in all, those of earlier calls in the same folder, those that failed and
+            those stopped early included; the whole space where it is smaller.
         run: folder for `space.json`, `trials.journal`, `measurements.sqlite` and `front.json`; None keeps nothing.
         settings: how to measure.
         seed: of every choice; a search with another seed in the same folder starts its own history.
@@ -104,17 +69,19 @@ def search(
     Raises:
         ValueError: fewer than one trial, an unknown objective, or data missing.
         TypeError: `objectives` is a single string.
-        PliantError: the run folder belongs to another network, another search is running in it, or an objective gave
-            no finite number.
+        PliantError: the run folder belongs to another network, another search is running in it, an objective raised or
+            gave no finite number (unless the settings say to skip those), or every trial failed.
     """
     if isinstance(n_trials, bool) or not isinstance(n_trials, int) or n_trials < 1:
         raise ValueError(f"n_trials must be a whole number of at least 1, got {n_trials!r}")
     context = _context(net, data, hardware, settings, seed)
     read_by = gauges(objectives, context)
-    with _opened(None if run is None else Path(run), context, read_by, settings.proposer) as (base, trials):
-        meter = _Meter(context, read_by, base)
-        points = _measure(meter, trials, n_trials, settings)
-        front = _side_by_side(meter, Front(points, [gauge.axis for gauge in read_by]))
+    with _opened(None if run is None else Path(run), context, read_by, settings=settings) as files:
+        outcomes = _measure(files, n_trials, settings)
+        points = [outcome.point for outcome in outcomes if outcome.status == FINISHED]
+        if not points:
+            raise PliantError(f"none of {len(outcomes)} trials finished; the last: {outcomes[-1].problem}")
+        front = _side_by_side(files.meter, Front(points, files.meter.axes), settings.on_failure)
     if run is not None:
         front.save(Path(run) / "front.json")
     return front
@@ -125,7 +92,7 @@ def _context(net: Searchable, data: Any, hardware: Hardware | None, settings: Se
     if data is not None:
         dataset = Dataset.of(data, seed=seed)
         train, metric = dataset.train, dataset.metric
-        val = _part(dataset.val, settings.val_limit, seed)
+        val = part_of(dataset.val, settings.val_limit, seed)
     return Context(
         net,
         train,
@@ -139,33 +106,40 @@ def _context(net: Searchable, data: Any, hardware: Hardware | None, settings: Se
     )
 
 
-def _part(split: Split, limit: int | None, seed: int) -> Split:
-    if limit is None or limit >= len(split):
-        return split
-    # not simply the first ones: a split may be sorted by class
-    return split.select(torch.randperm(len(split), generator=seeded(seed, "val"))[:limit])
+@dataclass(frozen=True)
+class _Files:
+    """The files of a search, or their like in memory, and what measures into them."""
+
+    meter: Meter
+    trials: Trials
+    path: Path | None
+    held: list[int]
 
 
 @contextmanager
 def _opened(
-    run: Path | None, context: Context, read_by: Sequence[Gauge], proposer: Proposer
-) -> Iterator[tuple[Measurements, Trials]]:
-    """The files of a search, or their like in memory."""
-    axes = [gauge.axis for gauge in read_by]
-    about = {
+    run: Path | None, context: Context, read_by: Sequence[Gauge], *, settings: SearchSettings
+) -> Iterator[_Files]:
+    axes, again = [gauge.axis for gauge in read_by], settings.on_failure == "stop"
+    about: dict[str, Any] = {
         "network": context.network_digest,
         "objectives": [[gauge.axis.key, gauge.depends()] for gauge in read_by],
-        "proposer": _named(proposer),
+        "proposer": _named(settings.proposer),
     }
+    if settings.rungs is not None:
+        about["rungs"] = _named(settings.rungs)
     name = f"{'+'.join(axis.key for axis in axes)}, seed {context.seed}, {digest(about)[:12]}"
     if run is None:
-        yield Measurements(), open_trials(None, name, context.net.space, axes)
+        meter = Meter(context, read_by, Measurements(), rungs=settings.rungs, again=again)
+        yield _Files(meter, open_trials(None, name, context.net.space, axes), None, [])
         return
     check_run(run, context.net.space, context.architecture)
-    with only_one(run):
-        base = Measurements(run / "measurements.sqlite")
+    with only_one(run) as held:
+        path = run / "measurements.sqlite"
+        base = Measurements(path)
         try:
-            yield base, open_trials(run, name, context.net.space, axes)
+            meter = Meter(context, read_by, base, rungs=settings.rungs, again=again)
+            yield _Files(meter, open_trials(run, name, context.net.space, axes), path, held)
         finally:
             base.close()
 
@@ -176,93 +150,108 @@ def _named(proposer: Any) -> list[Any]:
     return [type(proposer).__qualname__, {f.name: repr(getattr(proposer, f.name)) for f in fields(proposer)}]
 
 
-class _Meter:
-    """Reads objectives, through the measurements that are kept."""
-
-    def __init__(self, context: Context, read_by: Sequence[Gauge], base: Measurements) -> None:
-        self.context, self.gauges, self._base = context, tuple(read_by), base
-
-    def point(self, config: Config) -> Point:
-        """Measure one sub-network in every objective."""
-        candidate = Candidate(self.context, config)
-        readings = {gauge.axis.key: self._reading(gauge, candidate) for gauge in self.gauges}
-        spread = {key: reading.spread for key, reading in readings.items() if reading.spread is not None}
-        return Point(config, {key: reading.value for key, reading in readings.items()}, spread)
-
-    def _reading(self, gauge: Gauge, candidate: Candidate) -> Reading:
-        about = self._about(gauge, candidate.config.to_json())
-        known = self._base.get(about)
-        if known is None:
-            reading = checked(gauge.read(candidate), gauge.axis, candidate.config)
-            known = {"value": reading.value, "spread": reading.spread}
-            self._base.put(about, known)
-        return Reading(known["value"], known["spread"])
-
-    def _about(self, gauge: Gauge, config: Any) -> dict[str, Any]:
-        return {
-            "network": self.context.network_digest,
-            "config": config,
-            "objective": gauge.axis.key,
-            "of": gauge.depends(),
-        }
-
-    def together(self, gauge: Latency, configs: Sequence[Config]) -> dict[Config, tuple[Reading, bool]]:
-        """Latencies read side by side, and whether a neighbour in speed could not be told apart."""
-        configs = sorted(configs, key=Config.to_json)
-        about = self._about(gauge, [config.to_json() for config in configs])
-        known = self._base.get(about)
-        if known is None:
-            readings, near = gauge.compare([Candidate(self.context, config) for config in configs])
-            tied = {config for pair in near for config in pair}
-            known = [[readings[config].value, readings[config].spread, config in tied] for config in configs]
-            self._base.put(about, known)
-        return {c: (Reading(value, spread), tie) for c, (value, spread, tie) in zip(configs, known, strict=True)}
-
-
-def _measure(meter: _Meter, trials: Trials, n_trials: int, settings: SearchSettings) -> list[Point]:
-    space, seed = meter.context.net.space, meter.context.seed
-    axes = [gauge.axis for gauge in meter.gauges]
+def _measure(files: _Files, n_trials: int, settings: SearchSettings) -> list[Outcome]:
+    meter, trials = files.meter, files.trials
+    space, axes = meter.context.net.space, meter.axes
     total = min(n_trials, space.size)
-    points = trials.points()
-    told = _Told(axes, total, settings.progress)
-    while len(points) < total:
-        # a pure function of the seed and the finished trials: a resumed search asks what an undisturbed one would
-        rows = [[axis.cost(point.values[axis.key]) for axis in axes] for point in points]
-        costs = np.asarray(rows, dtype=np.float64).reshape(len(points), len(axes))
-        config = space.validate(
-            settings.proposer.propose(space, [point.config for point in points], costs=costs, seed=seed)
-        )
-        if any(config == point.config for point in points):
-            raise PliantError(f"the proposer repeated {config.to_json()}", where=type(settings.proposer).__qualname__)
-        started = time.perf_counter()
-        point = meter.point(config)
-        trials.add(point)
-        points.append(point)
-        told.trial(points, time.perf_counter() - started)
-    return points
+    outcomes = trials.history()
+    if len(outcomes) >= total:
+        return outcomes
+    pool = _pool(files, settings.workers)
+    told = Told(axes, total, settings.progress, workers=pool.count)
+    # a pure function of the seed and the finished trials: a resumed search asks what an undisturbed one would
+    loop = AskTell(
+        settings.proposer, space, objectives=len(axes), seed=meter.context.seed, lag=min(pool.count, total) - 1
+    )
+    for outcome in outcomes:
+        loop.tell(outcome.config, outcome.costs(axes))
+    begun: dict[int, Config] = {}
+    try:
+        while len(outcomes) < total:
+            while len(loop) < total and len(loop) - len(outcomes) < pool.count:
+                number, config = len(loop), loop.ask()
+                begun[number] = config
+                pool.submit(number, _job(meter, config, outcomes[: max(0, number - loop.lag)]))
+            number = len(outcomes)
+            outcome = Outcome.from_dict(pool.take(number))
+            trials.add(outcome, again=settings.on_failure == "stop")
+            if outcome.status == FAILED and settings.on_failure == "stop":
+                raise _error_of(outcome)
+            loop.tell(begun.pop(number), outcome.costs(axes))
+            outcomes.append(outcome)
+            told.trial(outcomes)
+    finally:
+        pool.close()
+    return outcomes
 
 
-class _Told:
-    """One line per trial, for whoever watches."""
-
-    def __init__(self, axes: Sequence[Axis], total: int, wanted: bool | None) -> None:
-        self._axes, self._total = axes, total
-        self._on = sys.stderr.isatty() if wanted is None else wanted
-        self._console = Console(stderr=True, highlight=False)
-
-    def trial(self, points: Sequence[Point], seconds: float) -> None:
-        if not self._on:
-            return
-        front = Front(points, self._axes)
-        best = ", ".join(f"{axis.key} {number(front.best(axis.key).values[axis.key])}" for axis in self._axes)
-        self._console.print(
-            f"[bold]{len(points):>4}[/]/{self._total}  {seconds:5.1f} s  front {len(front)}"
-            f"  hypervolume {number(front.hypervolume())}  best {best}",
-            soft_wrap=True,
-        )
+def _error_of(outcome: Outcome) -> PliantError:
+    error = PliantError(outcome.problem, fix="give on_failure='skip' to go on without such sub-networks")
+    if outcome.trace:
+        error.add_note(outcome.trace)
+    return error
 
 
-def _side_by_side(meter: _Meter, front: Front) -> Front:
+def _job(meter: Meter, config: Config, before: Sequence[Outcome]) -> Job:
+    """A trial as JSON data; `before` are the trials that decide what is promising."""
+    axes = meter.axes
+    bars = [
+        [[axis.cost(o.rungs[rung][axis.key]) for axis in axes] for o in before if len(o.rungs) > rung]
+        for rung in range(len(meter.rungs))
+    ]
+    problem = Outcome(config, FAILED, problem="the worker was lost")
+    return {"config": dict(config), "bars": bars, "failed": problem.to_dict()}
+
+
+def _pool(files: _Files, workers: int | str) -> Pool:
+    if workers == "ray":
+        return _Faraway(files.meter)
+    if workers == 1:
+        return Here(lambda: partial(_work, files.meter))
+    return Processes(partial(_in_process, files.meter, files.path), int(workers), closing=files.held)
+
+
+def _in_process(meter: Meter, path: Path | None) -> Work:
+    """In a forked process: a connection of its own to the database."""
+    return partial(_work, meter.on(Measurements(path)))
+
+
+def _work(meter: Meter, job: Job) -> dict[str, Any]:
+    begun = time.perf_counter()
+    outcome = meter.measure(Config(job["config"]), job["bars"])
+    return replace(outcome, seconds=time.perf_counter() - begun).to_dict()
+
+
+class _Faraway(OnRay):
+    """Ray, where the database is not: known figures travel with the jobs, new ones come back with the outcomes."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        super().__init__(partial(_elsewhere, meter.on(None)))
+
+    def submit(self, number: int, job: Job) -> None:
+        super().submit(number, {**job, "known": self._meter.known(Config(job["config"]))})
+
+    def take(self, number: int) -> dict[str, Any]:
+        outcome = super().take(number)
+        for about, value in outcome.pop("new", ()):
+            self._meter.base.put(about, value)
+        return outcome
+
+
+def _elsewhere(meter: Meter) -> Work:
+    def work(job: Job) -> dict[str, Any]:
+        base = Measurements()
+        for about, value in job["known"]:
+            base.put(about, value)
+        here = meter.on(base)
+        outcome = _work(here, job)
+        return {**outcome, "new": here.known(Config(job["config"]))}
+
+    return work
+
+
+def _side_by_side(meter: Meter, front: Front, on_failure: str) -> Front:
     """The front with its latencies measured again, interleaved, so that they can be compared with each other.
 
     Slower readings may let other trials onto the front; those are measured too, all anew, until the front is stable
@@ -277,7 +266,15 @@ def _side_by_side(meter: _Meter, front: Front) -> Front:
             if not new or len(front.trials) < 2:
                 break
             asked |= new
-            front = _with(front, gauge.axis.key, meter.together(gauge, list(asked)))
+            try:
+                readings = meter.together(gauge, list(asked))
+            except Exception as error:  # a device that is gone
+                problem = f"the latencies of the front could not be measured again ({type(error).__name__}: {error})"
+                if on_failure == "stop":
+                    raise PliantError(problem, fix="search again when the device is back; nothing is lost") from error
+                warnings.warn(f"{problem}; they stay as they were measured one by one", stacklevel=3)
+                return front
+            front = _with(front, gauge.axis.key, readings)
     return front
 
 

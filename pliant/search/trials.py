@@ -1,5 +1,6 @@
 """Trials: the history of one search as an Optuna study, safe against being killed at any moment."""
 
+import json
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pliant.core import PliantError, Space, read_json, write_json
+from pliant.core import Config, Knob, PliantError, Space, read_json, write_json
 from pliant.search.front import Axis, Point
+from pliant.search.outcome import FAILED, FINISHED, STOPPED, Outcome
 
 if TYPE_CHECKING:
     import optuna
@@ -34,25 +36,103 @@ class Trials:
 
     def points(self) -> list[Point]:
         """Every finished trial, oldest first."""
-        with quiet() as optuna:
-            trials = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-        return [self._point(trial) for trial in sorted(trials, key=lambda trial: trial.number)]
+        return [outcome.point for outcome in self.history() if outcome.status == FINISHED]
 
-    def _point(self, trial: "optuna.trial.FrozenTrial") -> Point:
-        values = {axis.key: value for axis, value in zip(self._axes, trial.values, strict=True)}
-        return Point(self._space.validate(trial.params), values, dict(trial.user_attrs.get("spread", {})))
+    def history(self) -> list[Outcome]:
+        """Every trial that ended, oldest first; without failures that shall be tried again."""
+        with quiet():
+            trials = self._study.get_trials(deepcopy=False)
+        found = [
+            outcome_of(t, self._space, [a.key for a in self._axes]) for t in sorted(trials, key=lambda t: t.number)
+        ]
+        return [outcome for outcome in found if outcome is not None]
 
-    def add(self, point: Point) -> None:
-        """Write one finished trial."""
+    def add(self, ended: Point | Outcome, *, again: bool = False) -> None:
+        """Write one trial that ended.
+
+        Args:
+            ended: a point, or how it ended.
+            again: whether a search that goes on later tries it again (failures).
+        """
+        if isinstance(ended, Point):
+            ended = Outcome(ended.config, FINISHED, dict(ended.values), dict(ended.spread))
+        attributes = {"spread": dict(ended.spread), "rungs": list(ended.rungs), "seconds": ended.seconds}
+        if ended.status == FAILED:
+            attributes |= {"problem": ended.problem, "again": again}
         with quiet() as optuna:
-            choices = {k.name: optuna.distributions.CategoricalDistribution(k.choices) for k in self._space}
+            states = optuna.trial.TrialState
             trial = optuna.create_trial(
-                values=[point.values[axis.key] for axis in self._axes],
-                params=dict(point.config),
-                distributions=choices,
-                user_attrs={"spread": dict(point.spread)},
+                state={FINISHED: states.COMPLETE, STOPPED: states.PRUNED, FAILED: states.FAIL}[ended.status],
+                values=[ended.values[axis.key] for axis in self._axes] if ended.status == FINISHED else None,
+                params={name: _plain(value) for name, value in ended.config.items()},
+                distributions={name: _distribution(optuna, self._space[name]) for name in ended.config},
+                user_attrs={key: value for key, value in attributes.items() if value},
             )
             self._study.add_trial(trial)
+
+
+def outcome_of(trial: "optuna.trial.FrozenTrial", space: Space | None, keys: Sequence[str]) -> Outcome | None:
+    """How a trial of the journal ended; None for what is tried again.
+
+    Args:
+        trial: of the study.
+        space: what was searched; None takes the parameters as they were written.
+        keys: of the objectives.
+    """
+    told = trial.user_attrs
+    if space is None:
+        config = Config(trial.params)
+    else:
+        config = space.validate({name: _own(space[name], value) for name, value in trial.params.items()})
+    rungs, seconds = tuple(told.get("rungs", ())), float(told.get("seconds", 0.0))
+    if trial.state.name == "COMPLETE":
+        values = dict(zip(keys, trial.values, strict=True))
+        return Outcome(config, FINISHED, values, dict(told.get("spread", {})), rungs, seconds=seconds)
+    if trial.state.name == "PRUNED":
+        return Outcome(config, STOPPED, dict(rungs[-1]), rungs=rungs, seconds=seconds)
+    if trial.state.name == "FAIL" and not told.get("again"):
+        return Outcome(config, FAILED, rungs=rungs, problem=str(told.get("problem", "")), seconds=seconds)
+    return None
+
+
+def _distribution(optuna: Any, knob: Knob) -> Any:
+    if knob.scale and isinstance(knob.choices[0], float):
+        return optuna.distributions.FloatDistribution(knob.choices[0], knob.choices[-1])
+    if knob.scale:
+        return optuna.distributions.IntDistribution(knob.choices[0], knob.choices[-1])
+    return optuna.distributions.CategoricalDistribution([_plain(choice) for choice in knob.choices])
+
+
+def _plain(value: Any) -> Any:
+    """A choice as Optuna keeps it: tuples as text."""
+    return json.dumps(value) if isinstance(value, tuple) else value
+
+
+def _own(knob: Knob, value: Any) -> Any:
+    """The inverse of `_plain`."""
+    return next((choice for choice in knob.choices if isinstance(choice, tuple) and _plain(choice) == value), value)
+
+
+def read_history(run: Path) -> list[Outcome]:
+    """How the trials of the last search in a run folder ended, oldest first; empty where there was none.
+
+    Raises:
+        PliantError: the journal is damaged.
+    """
+    path = run / "trials.journal"
+    if not path.exists():
+        return []
+    with quiet() as optuna:
+        storage = _journal(optuna, path)
+        studies = storage.get_all_studies()
+        if not studies:
+            return []
+        last = max(studies, key=lambda study: study._study_id)
+        keys = last.study_name.partition(", seed ")[0].split("+")
+        trials = storage.get_all_trials(last._study_id, deepcopy=False)
+    space = Space.from_dict(read_json(run / "space.json")) if (run / "space.json").exists() else None
+    found = [outcome_of(trial, space, keys) for trial in sorted(trials, key=lambda trial: trial.number)]
+    return [outcome for outcome in found if outcome is not None]
 
 
 def open_trials(run: Path | None, name: str, space: Space, axes: Sequence[Axis]) -> Trials:
@@ -135,21 +215,23 @@ def check_run(run: Path, space: Space, model: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def only_one(run: Path) -> Iterator[None]:
+def only_one(run: Path) -> Iterator[list[int]]:
     """Keep other searches out of a folder; the system lets go of the lock even when the process is killed.
+
+    Gives the open files that hold it, which a forked process must close, or it holds it too.
 
     Raises:
         PliantError: another search is running there.
     """
     if sys.platform == "win32":
-        yield
+        yield []
         return
     with (run / ".search.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise PliantError("another search is running in this folder", where=str(run), fix="wait for it") from error
-        yield
+        yield [file.fileno()]
 
 
 @contextmanager

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant.core import Config, PliantError, as_call, call, seeded
-from pliant.elastic import Elastic, elastic
+from pliant.elastic import Elastic, elastic, one_pass
 from pliant.elastic.order import PermutationCheck, reorderings
 from pliant.elastic.recipes import Nested
 from pliant.elastic.statistics import Uncalibrated
@@ -39,6 +39,7 @@ from pliant.testing.court import (
     run_seeded,
 )
 from pliant.testing.interpret import interpret
+from pliant.testing.prefixes import is_repeatable, prefixes_run, prefixes_train
 from pliant.testing.subject import Case, Subject, case_of, gap
 
 Law = Callable[[Subject], str]
@@ -322,6 +323,31 @@ def depth_skips(case: Case, subject: Subject, court: Court) -> str:
                 worst, court.close(call(small, case.example), wanted, f"{name}: extracted and reference outputs")
             )
     return f"largest difference {worst:.2g} over {len(net.graph.span_names)} spans"
+
+
+NOT_ONE_PASS = "cannot be one pass"
+"""How the figures of `prefix_equals_column` begin where `one_pass` refused the network."""
+
+
+@law
+def prefix_equals_column(case: Case, subject: Subject, court: Court) -> str:
+    """Every width of the one-pass network is its column of the one forward: alone, shell after shell, taken out.
+
+    In training as well, with its gradients and the batch statistics that it leaves, where training draws nothing at
+    random. A network that cannot be one pass keeps the law if the refusal names the place and the way out.
+    """
+    family, told = elastic(case.model, case.example, choices=subject.choices, min_size=1, verbose=False), ""
+    for shells in (4, 2):
+        try:
+            net = one_pass(family, shells=shells)
+        except PliantError as error:
+            court.demand(bool(error.where and error.fix), f"refused without a place or a way out: {error}")
+            told = f"{NOT_ONE_PASS}: {error}"
+            continue
+        trains = is_repeatable(net, case.example)
+        worst = max(prefixes_run(net, case.example, court), prefixes_train(net, case.example, court) if trains else 0.0)
+        return f"largest difference {worst:.2g} over {shells} widths in {'both modes' if trains else 'evaluation'}"
+    return told
 
 
 @law

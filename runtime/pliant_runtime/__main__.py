@@ -1,4 +1,9 @@
-"""`python -m pliant_runtime ARTIFACT`: look into an artifact, check it, or run it on an .npy file."""
+"""`pliant-runtime ARTIFACT`: look into an artifact, check it, or run it on an .npy file.
+
+`pliant-runtime measure PROBES --out FILE` describes this machine instead (an artifact in a folder called `measure` is
+`./measure`); `serve`, `simulate` and `load` serve an artifact, tell what load it holds here, and load a server.
+`python -m pliant_runtime` is the same.
+"""
 
 import argparse
 import json
@@ -11,11 +16,19 @@ import numpy as np
 
 from pliant_runtime.errors import ArtifactError
 from pliant_runtime.family import Family, load, main_array
+from pliant_runtime.measure import main as measure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (0 done, 1 a damaged artifact or wrong input, 2 wrong usage)."""
-    parser = argparse.ArgumentParser(prog="python -m pliant_runtime", description=__doc__)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["measure"]:
+        return measure(arguments[1:])
+    if arguments[:1] in (["serve"], ["simulate"], ["load"]):
+        from pliant_runtime.serving.command import main as serving  # only those who serve need what it imports
+
+        return serving(arguments)
+    parser = argparse.ArgumentParser(prog="pliant-runtime", description=__doc__)
     parser.add_argument("artifact", type=Path, help="folder of the artifact")
     parser.add_argument("input", type=Path, nargs="?", help=".npy file with a batch of raw samples")
     parser.add_argument("--info", action="store_true", help="show inputs, outputs and sub-networks")

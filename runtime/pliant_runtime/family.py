@@ -1,7 +1,7 @@
 """A family: the sub-networks of one artifact, and the choice among them."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def load(path: str | Path, *, threads: int = 1, sha256: str | None = None) -> "F
             raise ArtifactError(name, "was changed after it was written: its SHA-256 differs")
         graphs[name] = content
     used = {state.graph for state in program.states}
+    used |= {state.step.rows.graph for state in program.states if state.step is not None}
     weights = Weights(folder / WEIGHTS, program.files[WEIGHTS], program.tensors)
     graphs = {name: content for name, content in graphs.items() if name in used}
     return Family(folder, program, Executor(program, graphs, weights, threads), weights)
@@ -115,6 +116,8 @@ class Family:
             if budget_ms is not None:
                 raise ValueError("give budget_ms or config, not both")
             return self._with_config(config)
+        if budget_ms is None and len(self) == 1:
+            return 0
         numbers = list(range(len(self)))
         if budget_ms is not None:
             if any("latency_ms" not in entry.measured for entry in self.entries):
@@ -196,7 +199,30 @@ class Family:
     def prepare(self, entry: int | None = None) -> None:
         """Load one sub-network, or all, so that the first `run` is as fast as the others."""
         for number in range(len(self)) if entry is None else [self._number(entry, None, None)]:
-            self._executor.session(self.entries[number].start_state)
+            self._executor.prepare(self.entries[number].start_state)
+
+    def trace(
+        self, inputs: Any, *, forced: Callable[[int, int], int] | None = None
+    ) -> tuple[Any, list[tuple[int, int]]]:
+        """One row through a program that decides, with the way it took.
+
+        Args:
+            inputs: as in `run`, one row.
+            forced: from a state and the side it chose to the side to be taken instead; for checks of the wiring.
+
+        Returns:
+            What the network returns, and (state, side) of every decision; side 1 of an `if` is true.
+
+        Raises:
+            ValueError: a network that does not decide, or more than one row.
+        """
+        start = self.entries[0].start_state
+        if self.program.states[start].step is None:
+            raise ValueError("this network does not decide")
+        arrays = arrays_of(inputs, self.signature, preprocessed=True)
+        if self.signature.inputs[0].shape[0] == "N" and len(arrays[0]) != 1:
+            raise ValueError(f"trace takes one row, got {len(arrays[0])}")
+        return self._executor.trace(start, arrays, forced)
 
     def check(self, entry: int | None = None) -> dict[int, float]:
         """Try sub-networks on the rows stored with them, on this machine.
@@ -215,9 +241,7 @@ class Family:
                 continue
             inputs = [self._weights.tensor(name) for name in check.inputs]
             state = self.program.states[self.entries[number].start_state]
-            feeds = {name: inputs[parameter] for parameter, name in state.inputs}
-            session = self._executor.session(self.entries[number].start_state)
-            outputs = session.run(list(state.outputs), feeds)
+            outputs = self._executor.outputs(self.entries[number].start_state, inputs)
             gaps = [gap(self._weights.tensor(n), np.asarray(o))[1] for n, o in zip(check.outputs, outputs, strict=True)]
             found[number] = max(gaps, default=0.0)
             if not found[number] <= check.tolerance:

@@ -12,8 +12,9 @@
     tensor    := {name, dtype, shape, offset, nbytes, sha256}      a piece of weights.bin
     files     := {name: {sha256, bytes}}
 
-A sub-network is a program of one state. `if`, `goto` and `raise`, which programs of many states will need, are refused
-by name until there is something that writes them.
+A sub-network is a program of one state. A network that decides is one of many: its states have `params`, see
+`pliant_runtime.states`, its program `steps` (how many states one row may visit), and shapes without "N" where its
+inputs have no rows.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from pliant_runtime.jsonish import Node, parse
+from pliant_runtime.states import Step, read_step
 
 FORMAT = "pliant-artifact"
 VERSION = 1
@@ -49,7 +51,6 @@ _MEMBERS = (
     "tensors",
     "files",
 )
-_LATER = ("if", "goto", "raise")
 
 Runs = tuple[tuple[int, int], ...]
 
@@ -128,7 +129,11 @@ class Initializer:
 
 @dataclass(frozen=True)
 class State:
-    """One graph with its weights, and what happens after it (`returns`: the structure handed back)."""
+    """One graph with its weights, and what happens after it.
+
+    `returns` is the structure handed back; states of programs that decide have a `step` instead, and no graph ("")
+    where nothing is computed.
+    """
 
     graph: str
     inputs: tuple[tuple[int, str], ...]
@@ -136,6 +141,7 @@ class State:
     initializers: tuple[Initializer, ...]
     max_threads: int | None
     returns: Mapping[str, Any]
+    step: Step | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +177,7 @@ class Program:
     states: tuple[State, ...]
     tensors: Mapping[str, Stored]
     files: Mapping[str, FileFact]
+    steps: int = 1
 
 
 def digest_of(document: Mapping[str, Any]) -> str:
@@ -189,7 +196,8 @@ def read_program(content: bytes, file: str = PROGRAM) -> Program:
     root = parse(content, file)
     if isinstance(root.value, dict) and root.value.get("format") == FORMAT and root.value.get("version") != VERSION:
         root.fail(f"is of version {root.value.get('version')!r}; this runtime reads version {VERSION}")
-    parts = root.object(need=_MEMBERS)
+    parts = root.object(need=_MEMBERS, may=("steps",))
+    steps = parts["steps"].integer(1, 1 << 40) if "steps" in parts else 1
     parts["format"].choice((FORMAT,))
     parts["version"].integer(VERSION, VERSION)
     digest = parts["sha256"].hash()
@@ -198,13 +206,14 @@ def read_program(content: bytes, file: str = PROGRAM) -> Program:
     return Program(
         name=parts["name"].text(200),
         digest=digest,
-        signature=_signature(parts["signature"]),
+        signature=_signature(parts["signature"], fixed="steps" in parts),
         quality=None if parts["quality"].value is None else _quality(parts["quality"]),
         conditions={name: _condition(item) for name, item in parts["conditions"].mapping(100).items()},
         entries=tuple(parts["entries"].list(_entry, least=1, most=100_000)),
         states=tuple(parts["states"].list(_state, least=1, most=100_000)),
         tensors=_tensors(parts["tensors"]),
         files={_plain(name, item): _file(item) for name, item in parts["files"].mapping(100_000).items()},
+        steps=steps,
     )
 
 
@@ -222,14 +231,15 @@ def _value(node: Node) -> Value:
     return Value(parts["name"].text(200), parts["dtype"].choice(DTYPES), shape)
 
 
-def _signature(node: Node) -> Signature:
+def _signature(node: Node, *, fixed: bool) -> Signature:
     parts = node.object(need=("inputs", "outputs", "call", "preprocessing", "classes", "task"))
     inputs = tuple(parts["inputs"].list(_value, least=1, most=1000))
     outputs = tuple(parts["outputs"].list(_value, most=10_000))
     for name, values in (("inputs", inputs), ("outputs", outputs)):
         if len({value.name for value in values}) != len(values):
             parts[name].fail("names a tensor twice")
-    if any(not value.shape or value.shape[0] != "N" for value in inputs):
+    rows = [bool(value.shape) and value.shape[0] == "N" for value in inputs]
+    if not all(rows) and not (fixed and not any(rows)):
         parts["inputs"].fail('must have the batch "N" as axis 0')
     call = parts["call"].choice(_CALLS)
     if call == "tensor" and len(inputs) != 1:
@@ -294,24 +304,29 @@ def _knob(node: Node) -> int | bool:
 
 
 def _state(node: Node) -> State:
-    parts = node.object(need=("graph", "inputs", "outputs", "initializers", "max_threads", "next"))
+    deciding = isinstance(node.value, dict) and "params" in node.value
+    extra = ("params", "made", "at", "rows") if deciding else ()
+    parts = node.object(need=("graph", "inputs", "outputs", "initializers", "max_threads", "next", *extra))
     outputs = tuple(parts["outputs"].list(lambda item: item.text(500), most=10_000))
     initializers = tuple(parts["initializers"].list(_initializer))
     if len({item.name for item in initializers}) != len(initializers):
         parts["initializers"].fail("names a weight twice")
-    following = parts["next"].value
-    for name in _LATER:
-        if isinstance(following, dict) and name in following:
-            parts["next"].fail(f"uses {name!r}, which this version of the runtime does not run")
-    returns = parts["next"].object(need=("return",))["return"]
-    _check_struct(returns, len(outputs))
+    step, returns = None, Node({}, "", node.file)
+    if deciding:
+        step = read_step(parts, DTYPES, _initializer)
+        if parts["graph"].value is None and outputs:
+            parts["outputs"].fail("come from no graph")
+    else:
+        returns = parts["next"].object(need=("return",))["return"]
+        _check_struct(returns, len(outputs))
     return State(
-        graph=parts["graph"].file_name(),
+        graph="" if deciding and parts["graph"].value is None else parts["graph"].file_name(),
         inputs=tuple(parts["inputs"].list(_input)),
         outputs=outputs,
         initializers=initializers,
         max_threads=None if parts["max_threads"].value is None else parts["max_threads"].integer(1, 4096),
         returns=returns.value,
+        step=step,
     )
 
 

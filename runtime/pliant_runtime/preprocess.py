@@ -31,7 +31,8 @@ def arrays_of(inputs: Any, signature: Signature, *, preprocessed: bool) -> list[
     rows: dict[int, str] = {}
     for array, value in zip(arrays, values, strict=True):
         _check_shape(array, value)
-        rows.setdefault(len(array), value.name)
+        if value.shape[:1] == ("N",):
+            rows.setdefault(len(array), value.name)
     if len(rows) > 1:
         raise ValueError(f"inputs differ in rows: {', '.join(f'{name} has {count}' for count, name in rows.items())}")
     return arrays

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
-from pliant_runtime.grammar import PROGRAM, WEIGHTS, Check, Initializer, Program, Stored
+from pliant_runtime.grammar import PROGRAM, WEIGHTS, Check, Initializer, Program, State, Stored
 from pliant_runtime.jsonish import Node
+from pliant_runtime.states import Step, check_steps
 
 
 def check_references(program: Program, file: str = PROGRAM) -> None:
@@ -20,8 +21,13 @@ def check_references(program: Program, file: str = PROGRAM) -> None:
     end = max((item.offset + item.nbytes for item in tensors.values()), default=0)
     if end > files[WEIGHTS].bytes:
         Node(None, "tensors", file).fail(f"end at byte {end}, but {WEIGHTS} has {files[WEIGHTS].bytes}")
+    steps = {number: state.step for number, state in enumerate(program.states) if state.step is not None}
+    check_steps(steps, lambda number: Node(None, f"states[{number}]", file))
     for number, state in enumerate(program.states):
         place = Node(None, f"states[{number}]", file)
+        if state.step is not None:
+            _check_state(state, state.step, program, place)
+            continue
         if state.graph not in files:
             place.fail(f"needs the graph {state.graph!r}, which is not among the files")
         if len(state.outputs) != len(signature.outputs):
@@ -37,6 +43,35 @@ def check_references(program: Program, file: str = PROGRAM) -> None:
             place.fail(f"starts in state {entry.start_state}, there are {len(program.states)}")
         if entry.check is not None:
             _check_check(entry.check, program, place)
+        start = program.states[entry.start_state].step
+        if start is not None:
+            _check_start(start, program, place)
+
+
+def _check_state(state: State, step: Step, program: Program, place: Node) -> None:
+    """The graphs, parameters and weights of a state of a program that decides."""
+    for graph in (state.graph, step.rows.graph):
+        if graph and graph not in program.files:
+            place.fail(f"needs the graph {graph!r}, which is not among the files")
+    if not state.graph and state.inputs:
+        place.fail("has inputs but no graph")
+    for parameter, _ in state.inputs:
+        if parameter >= len(step.params):
+            place.fail(f"takes parameter {parameter}, it has {len(step.params)}")
+    for item in (*state.initializers, *step.rows.initializers):
+        _check_slice(item, program.tensors, place)
+
+
+def _check_start(step: Step, program: Program, place: Node) -> None:
+    """The program starts with what the signature says."""
+    if program.signature.preprocessing is not None:
+        place.fail("starts a program that decides, which takes no raw samples")
+    if program.steps < 1 or len(step.params) != len(program.signature.inputs):
+        place.fail(f"starts a state with {len(step.params)} parameters, there are {len(program.signature.inputs)}")
+    for kind, value in zip(step.params, program.signature.inputs, strict=True):
+        wanted = tuple(1 if size == "N" else size for size in value.shape)
+        if (kind.dtype, kind.shape) != (value.dtype, wanted):
+            place.fail(f"starts a state that takes {kind.dtype}{list(kind.shape)} for {value.name!r}")
 
 
 def _check_slice(item: Initializer, tensors: Mapping[str, Stored], place: Node) -> None:

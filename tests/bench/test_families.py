@@ -98,8 +98,20 @@ def test_a_separate_training_is_found_again(tmp_path: Path, monkeypatch: pytest.
 
 def test_what_decides_a_training_decides_its_key() -> None:
     config = sorted_items(families.family(TINY).space.smallest())
-    changes: list[tuple[str, Any]] = [("lr", 1e-3), ("seed", 1), ("whole", 0.5), ("config", config)]
+    changes: list[tuple[str, Any]] = [("lr", 1e-3), ("seed", 1), ("config", config), ("precision", "bfloat16")]
     keys = {common.key_of(job.what()) for job in (JOB, *(replace(JOB, **{k: v}) for k, v in changes))}
     assert len(keys) == 5
     alone = replace(JOB, config=config)
-    assert alone.what() == replace(alone, whole=0.5).what()
+    assert alone.what() == replace(alone, recipe="sandwich").what()
+
+
+def test_the_cache_knows_trainings_by_the_same_content_as_ever() -> None:
+    """Hours of trainings are found by exactly this; versions alone may be raised."""
+    fashion = Task("fashion", (1, 1, 1), 16)
+    told = {"task": {"data": "fashion", "blocks": (1, 1, 1), "width": 16, "fold": 0}, "epochs": 10, "lr": 6e-3,
+            "batch_size": 128, "seed": 0, "config": {"depth:a": True, "width:b": 8}}  # fmt: skip
+    alone = Job(fashion, 10, 6e-3, 128, 0, config=(("depth:a", True), ("width:b", 8)))
+    assert alone.what()["training"] == told
+    text = Job(Task("shakespeare", (3,), 64, net="gpt"), 14, 2e-3, 64, 1)
+    assert text.what()["training"]["task"]["net"] == "gpt"
+    assert Job(fashion, 10, 6e-3, 128, 0).what()["training"] == told | {"config": None, "recipe": "nested"}

@@ -117,6 +117,15 @@ def test_report_reads_the_test_split_once(run: Path, capsys: pytest.CaptureFixtu
     assert (run / "test.json").read_text() == kept
 
 
+def test_report_trains_points_alone_and_compares(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, ["report", str(run), "--separate", "1"])
+    assert "<h2>Against separately trained networks" in Path(found["report"]).read_text()
+    rows = json.loads((run / "separate.json").read_text())["networks"]
+    assert 1 <= len(rows) <= 2  # the whole network may be the point
+    assert {row["epochs"] for row in rows} == {1}
+    assert "--separate must be at least 1" in failure(capsys, ["report", str(run), "--separate", "-1"])
+
+
 def test_methods_lists_facts(capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(capsys, ["methods"])["methods"]
     assert all({"name", "title", "year", "room", "laws"} <= set(method) for method in found)
@@ -149,6 +158,9 @@ def test_methods_lists_facts(capsys: pytest.CaptureFixture[str]) -> None:
         (["search", "{new}"], "pliant train MODEL"),
         (["search", "{run}", "--trials", "0"], "--trials must be at least 1"),
         (["search", "{run}", "--objectives", "speed"], "speed"),
+        (["search", "{run}", "--searcher", "magic"], "no searcher called 'magic'; choose one of Design, Evolution, Gp"),
+        (["search", "{run}", "--workers", "many"], "--workers takes a number or ray, got 'many'"),
+        (["search", "{run}", "--on-failure", "ignore"], "on_failure is 'stop' or 'skip'"),
         (["search", "{run}", "--hardware", "toaster"], "choose cpu"),
         (["search", "{run}", "--threads", "0"], "threads must be"),
         (["compile", "{run}", "--out", "{new}", "--where", "parameters=1"], "--where takes a bound"),

@@ -11,11 +11,18 @@ from pliant.core._torch_private import (
     backward_pass,
     compiled_call,
     compiled_from,
+    fake_mode,
+    is_fake,
     is_overload,
+    memory_of,
     no_onnx_log,
+    outside_modes,
     set_compiled_call,
     storage_users,
+    untraced,
+    value_errors,
     version_of,
+    watched,
 )
 
 
@@ -96,3 +103,45 @@ def test_what_compile_put_in_place_can_be_taken_out_and_put_back() -> None:
     assert module(torch.zeros(1, 2)).shape == (1, 3)
     set_compiled_call(module, made)
     assert compiled_call(module) is made
+
+
+def test_fake_tensors_have_shapes_and_no_numbers() -> None:
+    with fake_mode():
+        x = torch.ones(2, 3)
+        y = x @ torch.nn.Parameter(torch.ones(3, 4))
+    assert is_fake(x)
+    assert (is_fake(y), tuple(y.shape)) == (True, (2, 4))
+    assert not is_fake(torch.ones(1))
+    with pytest.raises(value_errors()):
+        x.sum().item()
+    with pytest.raises(value_errors()):
+        x.nonzero()
+
+
+def test_operators_can_be_watched_and_modes_left() -> None:
+    seen = []
+    real = torch.ones(2)
+    with fake_mode(), watched(lambda func, args, kwargs: seen.append(str(func))):
+        real + 1
+        with outside_modes():
+            assert float(real.sum()) == 2.0
+    assert seen == ["aten.add.Tensor"]
+
+
+def test_views_share_the_name_of_their_memory() -> None:
+    x = torch.ones(4)
+    assert memory_of(x) == memory_of(x[1:])
+    assert memory_of(x) != memory_of(x.clone())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*is deprecated:DeprecationWarning")
+def test_tracing_can_be_suspended() -> None:
+    sizes = []
+
+    def traced(x: Tensor) -> Tensor:
+        with untraced():
+            sizes.append(x.numel())
+        return x + 1
+
+    torch.jit.trace(traced, torch.ones(3))  # type: ignore[no-untyped-call]
+    assert type(sizes[0]) is int

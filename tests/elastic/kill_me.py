@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pliant.data import Dataset, Split
-from pliant.elastic import Elastic, elastic
-from pliant.elastic.recipes import Nested, ProgressiveShrinking, Sandwich
+from pliant.elastic import Elastic, OnePass, elastic, one_pass
+from pliant.elastic.recipes import AllWidths, Nested, ProgressiveShrinking, Sandwich
 from pliant.learn import Callback, Recipe, Settings, State, train
 
 STEPS = 24
@@ -60,6 +60,8 @@ RECIPES = {
     "bignas": lambda: Sandwich(random=1, distil=True, labels=0.2),
     "ofa": ProgressiveShrinking,
     "taught": lambda: ProgressiveShrinking(teacher=teacher(), whole=0.1, subnets=2),
+    "one pass": AllWidths,
+    "one pass, shared heads": AllWidths,
 }
 
 
@@ -71,9 +73,18 @@ def data() -> Dataset:
     return Dataset("noise", part, val, val, classes=("a", "b", "c"))
 
 
-def run(folder: Path | None, name: str, *callbacks: Callback) -> Elastic:
+def family(name: str) -> Elastic | OnePass:
     torch.manual_seed(5)
-    net = elastic(Bends(), torch.zeros(2, 1, 6, 6), choices={"kernel:*": [3, 5]}, verbose=False)
+    example = torch.zeros(2, 1, 6, 6)
+    if name == "one pass":
+        return one_pass(Bends(), example, leak=0.3)
+    if name == "one pass, shared heads":
+        return one_pass(Bends(), example, heads="shared")
+    return elastic(Bends(), example, choices={"kernel:*": [3, 5]}, verbose=False)
+
+
+def run(folder: Path | None, name: str, *callbacks: Callback) -> Elastic | OnePass:
+    net = family(name)
     recipe: Recipe = RECIPES[name]()  # type: ignore[operator]
     settings = Settings(batch_size=8, lr=0.01, checkpoint_every=3, callbacks=callbacks, progress=False)
     train(net, data(), recipe=recipe, epochs=3, run=folder, settings=settings, seed=2)

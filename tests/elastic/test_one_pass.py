@@ -15,7 +15,15 @@ from pliant import nets
 from pliant.core import PliantError
 from pliant.data import Dataset
 from pliant.elastic import OnePass, one_pass
-from pliant.elastic.onepass.operators import PrefixNorm, prefix_norm
+from pliant.elastic.onepass.operators import (
+    PrefixHeads,
+    PrefixNorm,
+    SummedHeads,
+    applied,
+    prefix_heads,
+    prefix_norm,
+    summed_heads,
+)
 from pliant.elastic.recipes import AllWidths
 from pliant.learn import Settings, evaluate, train
 from pliant.learn.losses import cross_entropy
@@ -294,6 +302,38 @@ def test_what_is_not_read_stays_zero(name: str, leak: float) -> None:
                 assert moment.dim() == 0 or bool((moment[held] == 0).all()), name_
     columns = net(x)
     assert _gap(_row(columns, 0), net(x, width=1)) < 1e-5
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+def test_heads_of_prefixes_are_masked_products(biased: bool, shared: bool) -> None:
+    """Values and gradients against the plain product of every column with zeros where it does not read."""
+    ends, shells = (2, 3, 7), torch.tensor([1, 1, 2, 3, 3, 3, 3])
+    rows, leak = torch.arange(1, 4)[:, None, None], 0.3
+    mask, back = (shells <= rows).double(), torch.where(shells == rows, 1.0, leak).double()
+    x = torch.randn(4, 5, 7, dtype=torch.double)
+    weight = torch.randn(*(() if shared else (3,)), 6, 7, dtype=torch.double)
+    bias = torch.randn(3, 6, dtype=torch.double) if biased else None
+    given = [tensor.requires_grad_() for tensor in (x, weight, bias) if tensor is not None]
+    weights, plain = torch.randn(3, 4, 5, 6, dtype=torch.double), "abi,soi->sabo"
+    function, forward = (SummedHeads, summed_heads) if shared else (PrefixHeads, prefix_heads)
+    for leaks in (False, True):
+        wanted = torch.einsum(plain, x.detach() if leaks else x, weight * mask)
+        if leaks:
+            seen = torch.einsum(plain, x, (weight * mask * back).detach())
+            wanted = wanted + seen - seen.detach()
+        wanted = wanted if bias is None else wanted + bias[:, None, None]
+        scaled = (leak if leaks else 1.0) if shared else (back if leaks else None)
+        made = applied(function, x, weight, bias, scaled, ends)
+        torch.testing.assert_close(made, wanted)
+        found = torch.autograd.grad((made * weights).sum(), given)
+        torch.testing.assert_close(found, torch.autograd.grad((wanted * weights).sum(), given))
+    with torch.no_grad():
+        assert torch.equal(forward(x, weight, bias, ends), made)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        half = forward(x.float(), weight.float(), None if bias is None else bias.float(), ends)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.double(), wanted, atol=0.1, rtol=0.05)
 
 
 # -- what is there at the start --------------------------------------------------------------------------------------

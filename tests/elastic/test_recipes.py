@@ -44,7 +44,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 def test_nested_draws_the_whole_network_as_often_as_it_says(mlp: Elastic) -> None:
     generator, largest = seeded(0, "draws"), mlp.space.largest()
-    draws = [Nested(whole=0.4, spread=0.0).draw(mlp, generator) for _ in range(2000)]
+    draws = [Nested(whole=0.4, smallest=0.0, spread=0.0).draw(mlp, generator) for _ in range(2000)]
     assert all(len(configs) == 1 for configs in draws)
     share = sum(configs[0] == largest for configs in draws) / 2000
     expected = 0.4 + 0.6 / 4  # a drawn size in the upper quarter is the whole network as well
@@ -54,14 +54,14 @@ def test_nested_draws_the_whole_network_as_often_as_it_says(mlp: Elastic) -> Non
 def test_nested_reaches_every_subnetwork_and_the_small_ones_often(mlp: Elastic) -> None:
     generator = seeded(0, "ends")
     assert all(Nested(whole=1.0).draw(mlp, generator) == [mlp.space.largest()] for _ in range(50))
-    found = [Nested(whole=0.0).draw(mlp, generator)[0] for _ in range(2000)]
+    found = [Nested(whole=0.0, spread=0.2).draw(mlp, generator)[0] for _ in range(2000)]
     assert set(found) == set(mlp.space.configs())
     assert sum(config == mlp.space.smallest() for config in found) > 2 * 2000 / mlp.space.size
 
 
 def test_without_spread_the_knobs_of_a_kind_are_alike(mlp: Elastic) -> None:
     generator = seeded(0, "alike")
-    found = [Nested(whole=0.0, spread=0.0).draw(mlp, generator)[0] for _ in range(400)]
+    found = [Nested(whole=0.0, smallest=0.0, spread=0.0).draw(mlp, generator)[0] for _ in range(400)]
     places = [{knob.choices.index(config[knob.name]) for knob in mlp.space} for config in found]
     assert all(len(each) == 1 for each in places)
     counts = [sum(each == {place} for each in places) for place in range(4)]
@@ -90,6 +90,7 @@ def test_draws_repeat_under_a_generator(mlp: Elastic, recipe: ElasticRecipe) -> 
         (lambda: Nested(whole=-0.1), r"whole must be in \[0, 1\], got -0.1"),
         (lambda: Nested(whole=1.1), r"whole must be in \[0, 1\], got 1.1"),
         (lambda: Nested(whole=float("nan")), r"whole must be in \[0, 1\], got nan"),
+        (lambda: Nested(smallest=-0.1), r"smallest must be in \[0, 1\], got -0.1"),
         (lambda: Nested(spread=-0.5), "spread must not be negative, got -0.5"),
         (lambda: Sandwich(random=-1), "random must not be negative, got -1"),
         (lambda: Nested(subnets=0), "subnets must be at least 1, got 0"),
@@ -102,23 +103,26 @@ def test_wrong_arguments(wrong: Callable[[], object], words: str) -> None:
         wrong()
 
 
-def _drawn_at_first(whole: float, spread: float, net: Elastic, generator: torch.Generator) -> Config:
-    """How `Nested` drew when the published figures were made."""
-    if float(torch.rand((), generator=generator)) < whole:
-        return net.space.largest()
-    names = {"block": "depth"}
-    kinds = sorted({names.get(knob.kind, knob.kind) for knob in net.space})
-    sizes = dict(zip(kinds, torch.rand(len(kinds), generator=generator).tolist(), strict=True))
-    strays = (spread * torch.randn(len(net.space), generator=generator)).tolist()
-    places = [min(max(sizes[names.get(k.kind, k.kind)] + s, 0.0), 1.0 - 1e-9) for k, s in zip(net.space, strays)]
-    return Config({k.name: k.choices[int(p * len(k.choices))] for k, p in zip(net.space, places)})
+def test_blocks_are_kept_more_often_than_not_and_every_set_of_them_is_drawn() -> None:
+    net = make(nets.resnet((3, 8, 8), 3, blocks=(1, 3), width=8), torch.randn(4, 3, 8, 8))
+    blocks = [knob.name for knob in net.space if knob.kind == "depth"]
+    generator = seeded(1, "blocks")
+    found = [Nested(whole=0.0, smallest=0.0).draw(net, generator)[0] for _ in range(1200)]
+    kept = [tuple(config[name] for name in blocks) for config in found]
+    assert len(blocks) >= 2
+    assert len(set(kept)) == 2 ** len(blocks)
+    share = sum(map(sum, kept)) / (len(kept) * len(blocks))
+    assert abs(share - 0.75) < 0.05
 
 
-def test_nested_draws_what_it_always_drew() -> None:
+def test_the_narrowest_is_drawn_as_often_as_it_says() -> None:
     net = make(nets.resnet((3, 8, 8), 3, blocks=(1, 2), width=8), torch.randn(4, 3, 8, 8))
-    one, other = seeded(1, "then"), seeded(1, "then")
-    for _ in range(100):
-        assert Nested().draw(net, one) == [_drawn_at_first(0.25, 0.2, net, other)]
+    generator, smallest = seeded(2, "narrow"), net.space.smallest()
+    widths = [knob.name for knob in net.space if knob.kind == "width"]
+    found = [Nested(whole=0.2, smallest=0.3, spread=0.0).draw(net, generator)[0] for _ in range(1500)]
+    share = sum(all(config[name] == smallest[name] for name in widths) for config in found) / 1500
+    assert abs(share - 0.8 * (0.3 + 0.7 / 4)) < 0.05  # a drawn size in the lowest quarter is the narrowest as well
+    assert any(config["depth:stages.1.1"] for config in found if all(config[w] == smallest[w] for w in widths))
 
 
 def test_nested_is_sorted_in_the_knobs_it_is_given(mlp: Elastic) -> None:
@@ -408,7 +412,7 @@ def test_train_takes_the_network_s_own_recipe() -> None:
     net = make(nets.mlp((64,), 10, hidden=(64, 64)), x[:4])
     assert isinstance(net, HasRecipe)
     assert net.default_recipe() == Nested()
-    train(net, (x, y), epochs=8, settings=Settings(lr=5e-3, batch_size=64, progress=False))
+    train(net, (x, y), epochs=8, settings=Settings(lr=5e-3, batch_size=32, progress=False))
     assert _accuracy(net.extract(net.space.uniform(0.5)), test_x, test_y) > 0.85
     assert _accuracy(net.extract({}), test_x, test_y) > 0.90
 
@@ -425,7 +429,7 @@ def test_what_is_measured_is_the_widest_with_its_own_statistics() -> None:
 
 
 def test_recipes_compare_and_tell_their_settings() -> None:
-    assert Nested() == Nested(whole=0.25) != Nested(whole=0.5)
+    assert Nested() == Nested(whole=0.15) != Nested(whole=0.5)
     assert repr(Sandwich(random=1)) == "Sandwich(random=1, distil=False, labels=0.0)"
     assert repr(Sandwich().at(0.5)) == repr(Sandwich())
     assert Plain() == Plain()

@@ -59,7 +59,7 @@ def test_two_processes_give_the_result_of_one(two: Path, name: str) -> None:
         first, second = (load_file(two / f"{name}.{kind}.{rank}") for rank in range(2))
         close(first, second, 0.0)
         close(alone, first, 1e-6)
-        assert not torch.allclose(first["losses"][:1], first["losses"][-1:], rtol=1e-2)
+        assert float(first["losses"].max() - first["losses"].min()) > 1e-2  # something was trained
 
 
 def test_running_statistics_are_the_mean_of_those_of_the_shares(two: Path) -> None:

@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from pliant.core import PliantError
 from pliant.data import Dataset, load
-from pliant.elastic import Elastic, elastic
+from pliant.elastic import Elastic, elastic, separate
+from pliant.learn import Settings, evaluate
 from pliant.nets import mlp
-from pliant.report import collect, write_report
+from pliant.report import collect, page, write_report
 from pliant.report.collect import paired_change, quality
 from pliant.report.conditions import measured_on
 from pliant.search import Axis, Front, Point, SearchSettings, search
@@ -24,10 +26,14 @@ def reads(data: Dataset) -> int:
     return int(vars(data)["test_reads"])
 
 
+def fresh() -> nn.Module:
+    torch.manual_seed(0)
+    return mlp((1, 8, 8), 10, hidden=(12,))
+
+
 @pytest.fixture(scope="module")
 def net() -> Elastic:
-    torch.manual_seed(0)
-    return elastic(mlp((1, 8, 8), 10, hidden=(12,)), digits().example())
+    return elastic(fresh(), digits().example())
 
 
 @pytest.fixture
@@ -128,3 +134,28 @@ def test_gradients_of_the_whole_network_and_of_the_front_are_compared(net: Elast
     np.testing.assert_allclose(np.diag(cosines), 1.0)
     assert (np.abs(cosines) <= 1 + 1e-9).all()
     assert collect(run, net, dataset=digits()).conflict == contents.conflict
+
+
+def test_networks_trained_alone_stand_beside_the_family(net: Elastic, run: Path) -> None:
+    data, settings = digits(), Settings(progress=False, lr=1e-2, batch_size=16)
+    assert collect(run, net, dataset=digits()).separate == ()
+    configs = [net.space.largest(), net.space.smallest()]
+    found = separate(net, digits(), configs=configs, fresh=fresh(), epochs=20, run=run, settings=settings)
+    contents = collect(run, net, dataset=data)
+    assert reads(data) == 1  # there are new networks to measure, and they are measured together
+    whole, small = contents.separate
+    assert contents.largest is not None
+    assert (whole.name, whole.family) == ("whole network", contents.largest.test)
+    test = digits().test
+    for one, trained in zip((whole, small), found, strict=True):
+        assert one.alone == pytest.approx(evaluate(trained.module, test))
+        assert one.change[0] == pytest.approx(one.family - one.alone)
+        assert one.change[1] is not None
+        assert (one.epochs, one.cpu_seconds) == (20, trained.cpu_seconds)
+    assert whole.alone > whole.family + 0.2  # the family here was never trained
+    text = page(contents)
+    assert "<h2>Against separately trained networks" in text
+    assert "trained alone from a fresh start for 20 epochs" in text
+    again = digits()
+    assert collect(run, net, dataset=again).separate == contents.separate
+    assert reads(again) == 0

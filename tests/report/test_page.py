@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from pliant.core import Config, Knob, Space
-from pliant.report.contents import KNOWN, Candidate, Contents, letters, quantity, summarise
+from pliant.report.contents import KNOWN, Candidate, Compared, Contents, letters, quantity, summarise
 from pliant.report.page import page, pareto_chart, thinned
 
 CLASSES = ("cat", "dog & <co>")
@@ -43,6 +43,10 @@ CONTENTS = Contents(
     class_names=CLASSES,
     class_counts=(40, 36),
     space_size=4096,
+    separate=(
+        Compared("whole network", "everything", 0.97, 0.98, (-0.01, 0.002), 5, 30.4),
+        Compared("A <b>", "width 50 %", 0.89, 0.88, (0.01, 0.02), 5, 10.2),
+    ),
     conflict=(("whole network", (1.0, 0.62, float("nan"))), ("B", (0.62, 1.0, -0.3)), ("A", (float("nan"), -0.3, 1.0))),
     conditions=(("seed", "0"),),
 )
@@ -104,6 +108,7 @@ def test_every_section_has_its_figures() -> None:
         "What each sub-network loses",
         "Search",
         "Training",
+        "Against separately trained networks",
         "Do the sizes",
         "What bends",
         "Conditions",
@@ -128,10 +133,11 @@ def test_what_was_not_measured_is_left_out() -> None:
         metrics=(),
         look={},
         class_names=(),
+        separate=(),
         conflict=(("A", (1.0,)),),
     )
     text = page(bare)
-    for heading in ("What each sub-network loses", "Search", "Training", "Do the sizes", "What bends"):
+    for heading in ("What each sub-network loses", "Search", "Training", "Against", "Do the sizes", "What bends"):
         assert f"<h2>{heading}" not in text
 
 
@@ -177,3 +183,16 @@ def test_letters_go_on_after_z() -> None:
 def test_unknown_quantities_keep_their_name() -> None:
     assert quantity("energy_mj").label == "energy mj"
     assert quantity("auc", maximise=True).maximise
+
+
+def test_separately_trained_networks_are_beside_the_family_with_their_cost() -> None:
+    text = page(CONTENTS)
+    assert "These 2 took 41 CPU s together, the whole family of 4096 took 2 CPU s." in text
+    row = '<td>97.0 %</td><td>98.0 %</td><td class="loss" style="--deep:14%">-1.0</td><td>30</td></tr>'
+    assert row in text
+    assert '<td class="noise">+1.0</td><td>10</td>' in text
+    assert "A &lt;b&gt;" in text
+    other = replace(CONTENTS.separate[0], family=1.5, alone=1.25, change=(0.25, None))
+    text = page(replace(CONTENTS, task="regress", metric="mse", separate=(other,), metrics=()))
+    assert "<td>1.5</td><td>1.25</td><td>+0.25</td>" in text
+    assert "It took 30 CPU s." in text

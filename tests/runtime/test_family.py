@@ -121,9 +121,9 @@ def test_sessions_are_made_when_first_needed_or_on_demand(original: Path) -> Non
     family = load(original)
     assert family._executor._sessions == {}
     family.run(np.zeros((1, 6), dtype=np.uint8), entry=1)
-    assert set(family._executor._sessions) == {1}
+    assert set(family._executor._sessions) == {(1, False)}
     family.prepare()
-    assert set(family._executor._sessions) == {0, 1}
+    assert set(family._executor._sessions) == {(0, False), (1, False)}
 
 
 def test_threads_are_set_and_checked(original: Path) -> None:

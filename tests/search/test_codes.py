@@ -30,7 +30,7 @@ def test_drawn_crossed_and_mutated_rows_stay_in_the_space() -> None:
     rng = np.random.default_rng(0)
     drawn = c.draw(SPACE, 500, rng)
     changed = c.mutate(SPACE, drawn, rng)
-    for rows in (drawn, changed, c.cross(drawn, 50, rng)):
+    for rows in (drawn, changed, c.cross(SPACE, drawn, 50, rng)):
         assert (rows >= 0).all()
         assert (rows < c.counts_of(SPACE)).all()
     assert len(c.new_rows(drawn, drawn[:0])) == SPACE.size

@@ -9,9 +9,12 @@ from torch import nn
 from pliant.core import Config, PliantError
 from pliant.data import Dataset
 from pliant.learn import evaluate
-from pliant.search import Objective
+from pliant.search import Energy, Objective
+from pliant.search.context import checked
 from pliant.search.front import Axis
-from pliant.search.objectives import Candidate, Context, Reading, _identity, checked, gauge, gauges
+from pliant.search.identity import identity
+from pliant.search.objectives import Candidate, Context, Reading, gauge, gauges
+from pliant.search.physical import peak_bytes
 
 CONFIG = Config({"width:first": 4, "depth:x": True})
 
@@ -60,6 +63,43 @@ def test_latency_is_measured_on_the_hardware(context: Context, clock: Any) -> No
     # 4 x 4 + 3 x 4 weights, 2 x 4 of BatchNorm
     assert latency.read(Candidate(context, CONFIG)) == Reading(36.0, 0.5)
     assert clock.asked == [[CONFIG.to_json()]]
+
+
+def test_memory_is_the_most_that_is_alive_at_once() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(100, 1000, bias=False)
+            self.b = nn.Linear(1000, 10, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            wide = torch.relu(self.a(x))
+            narrow: torch.Tensor = self.b(wide)
+            del wide
+            return torch.cat([narrow] * 3, dim=1).view(-1)
+
+    weights, inputs = 4 * (100 * 1000 + 1000 * 10), 4 * 100
+    # the product and its relu are alive together; after that there is only less
+    assert peak_bytes(Two().eval(), torch.zeros(1, 100)) == weights + inputs + 2 * 4 * 1000
+    inplace = nn.Sequential(nn.Linear(100, 1000, bias=False), nn.ReLU(inplace=True))
+    assert peak_bytes(inplace.eval(), torch.zeros(1, 100)) == 4 * 100 * 1000 + inputs + 4 * 1000
+
+
+def test_memory_and_energy_of_candidates(context: Context, net: Any) -> None:
+    memory = gauge("memory", context)
+    assert memory.axis == Axis("memory_bytes", False, "B", "memory")
+    small, large = (memory.read(Candidate(context, config)).value for config in (CONFIG, net.space.largest()))
+    assert 4 * 28 < small < large
+    energy = gauge("energy", context)
+    assert energy.axis == Axis("energy_uj", False, "µJ", "energy")
+    # 56 operations and 112 bytes
+    assert energy.read(Candidate(context, CONFIG)).value == pytest.approx((56 * 2.3 + 112 * 160) * 1e-6)
+    own = gauge(Energy(pj_per_flop=1000, pj_per_byte=0), context)
+    assert own.read(Candidate(context, CONFIG)).value == pytest.approx(0.056)
+    assert own.depends() != energy.depends()
+    for wrong in ({"pj_per_flop": -1.0}, {"pj_per_flop": 0.0, "pj_per_byte": 0.0}):
+        with pytest.raises(ValueError, match="energies must not be negative"):
+            Energy(**wrong)
 
 
 def test_own_objectives(context: Context) -> None:
@@ -125,8 +165,8 @@ class Callable:
 def test_functions_are_told_apart_by_code_and_plain_values() -> None:
     half = functools.partial(other, scale=0.5)
     found = [make(1.0), make(2.0), other, half, functools.partial(other, scale=0.6), Callable(), Callable().method, max]
-    texts = [repr(_identity(one)) for one in found]
+    texts = [repr(identity(one)) for one in found]
     assert len(set(texts)) == len(found)
-    assert repr(_identity(make(1.0))) == texts[0]
-    assert repr(_identity(Callable())) == texts[5]
+    assert repr(identity(make(1.0))) == texts[0]
+    assert repr(identity(Callable())) == texts[5]
     assert not any(" at 0x" in text for text in texts)

@@ -4,12 +4,23 @@ import numpy as np
 import pytest
 
 from pliant.core import Config, Knob, Space
-from pliant.search import Design, Proposer, Random, Ridge, Tpe
+from pliant.search import Design, Evolution, Gp, Linas, Mcts, Nsga2, Proposer, Random, Ridge, Smbo, Tpe
 from pliant.search.codes import encode
 from pliant.search.pareto import Array, hypervolume
 
 Values = Callable[[Mapping[str, int]], Sequence[float]]
-PROPOSERS = [Random(), Design(), Ridge(initial=4, pool=256, draws=4, generations=3), Tpe()]
+PROPOSERS = [
+    Random(),
+    Design(),
+    Ridge(initial=4, pool=256, draws=4, generations=3),
+    Tpe(),
+    Gp(initial=4),
+    Evolution(population=4, tournament=2),
+    Nsga2(population=4),
+    Linas(population=4, inner=10, generations=5),
+    Mcts(),
+    Smbo(initial=4, trees=10, pool=64),
+]
 named = pytest.mark.parametrize("proposer", PROPOSERS, ids=lambda p: type(p).__name__)
 
 

@@ -59,7 +59,7 @@ def test_search_needs_no_data_for_costs(net: Any) -> None:
 
 
 def lambda_free_width(module: nn.Module, config: Config) -> float:
-    return 8.0 - config["width:first"]
+    return 8.0 - float(config["width:first"])
 
 
 def test_search_takes_whatever_a_dataset_can_be_made_of(net: Any) -> None:

@@ -11,15 +11,19 @@ from torch import Tensor, nn
 
 from pliant import nets
 from pliant.core import PliantError
-from pliant.elastic import Elastic
+from pliant.elastic import Elastic, OnePass
+from pliant.elastic.onepass.shells import Shells
 from pliant.elastic.recipes import Nested
 from pliant.report import catalogue
 from pliant.testing import LAWS, LawBroken, Subject, check, zoo_subjects
 from pliant.testing import laws as laws_module
 from pliant.testing.entry import found_groups
+from pliant.testing.laws import NOT_ONE_PASS
 from pliant.testing.subject import Case, case_of, gap
 from pliant.testing.zoo import ZOO
 
+NO_PREFIXES = {"gpt", "lstm", "mbnet", "bilstm", "gru", "shared", "mixer", "gpt2", "llama", "bert"}
+"""Networks that cannot be one pass: tied embeddings, recurrences, squeeze-excite, norms and products over widths."""
 WHOLE = zoo_subjects()
 SUBJECTS = zoo_subjects("core")
 
@@ -45,7 +49,9 @@ DROPOUT = {
 
 @pytest.mark.parametrize(("name", "law"), [(name, law) for name in SUBJECTS for law in LAWS])
 def test_law(name: str, law: str) -> None:
-    LAWS[law](SUBJECTS[name])
+    figures = LAWS[law](SUBJECTS[name])
+    if law == "prefix_equals_column":
+        assert figures.startswith(NOT_ONE_PASS) == (name in NO_PREFIXES)
 
 
 @pytest.mark.slow
@@ -223,6 +229,66 @@ def test_a_span_cut_at_the_wrong_place_is_caught(monkeypatch: pytest.MonkeyPatch
         graph.spans[0] = replace(graph.spans[0], branch=graph.spans[1].branch)
 
     assert "reference outputs differ" in _broken("depth_skips", monkeypatch, move, "vit")
+
+
+def _one_pass_breaks(figures: str, name: str = "mlp") -> None:
+    with pytest.raises(LawBroken, match=figures):
+        LAWS["prefix_equals_column"](SUBJECTS[name])
+
+
+def test_a_width_that_is_no_column_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        taken = OnePass.extract
+
+        def nudged(net: OnePass, width: int) -> nn.Module:
+            module = taken(net, width)
+            _nudge(module, "head.bias")
+            return module
+
+        patch.setattr(OnePass, "extract", nudged)
+        _one_pass_breaks("width 1 taken out differ by")
+    with monkeypatch.context() as patch:
+        patch.setattr(OnePass, "at", lambda net, width: net.extract(net.widths))
+        _one_pass_breaks("width 1 alone differ by")
+    with monkeypatch.context() as patch:  # a width that reads a unit of the next shell
+        cut = Shells.index
+        patch.setattr(Shells, "index", lambda self, vector, shell, *, alone=False: cut(self, vector, 1, alone=alone))
+        _one_pass_breaks("width 2")
+
+
+def test_a_width_that_trains_otherwise_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Doubled(nn.Module):
+        def __init__(self, net: OnePass, width: int) -> None:
+            super().__init__()
+            self.net, self.width = net, width
+
+        def forward(self, x: Tensor) -> Tensor:
+            output: Tensor = self.net(x, width=self.width)
+            return output + (output - output.detach())
+
+    monkeypatch.setattr(OnePass, "at", lambda net, width: Doubled(net, width))
+    _one_pass_breaks("gradients of width 1 in training differ by")
+
+
+def test_statistics_of_another_batch_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = OnePass.extract
+
+    def moved(net: OnePass, width: int) -> nn.Module:
+        module = taken(net, width)
+        module.bn1.running_mean.add_(1)  # type: ignore[union-attr, operator]
+        return module
+
+    monkeypatch.setattr(OnePass, "extract", moved)
+    monkeypatch.setattr(laws_module, "prefixes_run", lambda *_: 0.0)  # in evaluation it shows already
+    _one_pass_breaks("statistics .* of width 1 in training", "resnet")
+
+
+def test_a_refusal_without_a_way_out_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PliantError("it is not possible", where="somewhere")
+
+    monkeypatch.setattr(laws_module, "one_pass", refuse)
+    _one_pass_breaks("refused without a place or a way out: somewhere: it is not possible")
 
 
 def test_gap_sees_shape_dtype_count_and_nan() -> None:

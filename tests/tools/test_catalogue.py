@@ -7,7 +7,7 @@ import pytest
 from pliant.core import Facts, PliantError
 from pliant.report import Method
 from tools import catalogue
-from tools.catalogue import main, methods_page, number, pages, read_results, results_page
+from tools.catalogue import main, methods_page, pages, read_results, results_page
 
 ROOT = Path(__file__).parents[2]
 METHODS = [
@@ -55,25 +55,20 @@ def test_results_beside_baseline_and_conditions(root: Path) -> None:
     assert "- seeds: 0, 1" in lines
 
 
+def test_settings_are_short_and_name_the_file_that_holds_the_rest(root: Path) -> None:
+    told = {"epochs": 3, "table": {f"net{i}": {"laws": list(range(12))} for i in range(149)}}
+    write(root / "bench" / "results", "012", {"figures": {"a": 1}, "settings": told})
+    page = results_page(read_results(root / "bench" / "results"))
+    assert "- epochs: 3\n- table: see `bench/results/012.json`" in page
+    assert max(map(len, page.splitlines())) < 400
+
+
+def test_no_line_of_the_committed_page_is_a_dump() -> None:
+    assert max(map(len, (ROOT / "docs" / "results.md").read_text().splitlines())) < 1000
+
+
 def test_nothing_measured_yet() -> None:
     assert "Nothing has been measured yet." in results_page([])
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (3, "3"),
-        (3.0, "3"),
-        (1234567, "1,234,567"),
-        (0.000123456, "0.0001235"),
-        (1234.56, "1,234.6"),
-        (None, ""),
-        (True, "True"),
-        ("a | b\nc", "a \\| b c"),
-    ],
-)
-def test_numbers_for_people(value: object, text: str) -> None:
-    assert number(value) == text
 
 
 @pytest.mark.parametrize("data", [[1], {"baseline": {}}, {"figures": 3}])

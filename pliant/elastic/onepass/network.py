@@ -1,7 +1,8 @@
 """OnePass: a network that has all its widths in one forward."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -35,12 +36,13 @@ class OnePass(nn.Module):
         plan: what every call does.
         shells: how widths are cut.
         leak: share of the gradient that goes back to earlier shells.
+        own_heads: whether heads have weights for every width.
     """
 
     def __init__(self, graph: Graph, plan: Plan, name: str, *, leak: float = 1.0, own_heads: bool = True) -> None:
         super().__init__()
         self.graph, self.plan, self.shells, self.name, self.leak = graph, plan, plan.shells, name, leak
-        self._own_heads = own_heads
+        self.own_heads = own_heads
         self._heads = {state for step in plan.steps if isinstance(step, Head) for state in (step.weight, step.bias)}
         made: dict[int, Tensor] = {}
         for state, tensor in _initial(graph, plan, own_heads).items():
@@ -192,7 +194,7 @@ class OnePass(nn.Module):
 
     def constant(self, name: str) -> Tensor:
         """A mask, or what a normalisation needs, by "what node"."""
-        return self._buffers[self._names[name]]  # type: ignore[return-value]
+        return cast(Tensor, self._buffers[self._names[name]])
 
     def _free(self) -> list[str]:
         """Calls whose values no width changes."""
@@ -205,16 +207,44 @@ class OnePass(nn.Module):
 
     # -- taking out -------------------------------------------------------------------------------------------------
 
-    def extract(self, width: int) -> nn.Module:
+    def extract(self, width: int | None = None) -> nn.Module:
         """One width as a plain module of its sizes, with the original's parameter names; its tensors are copies.
+
+        Such a module can be trained on and exported with `pliant.export.to_onnx`; `pliant.compile(net.extract(2), out,
+        example=x)` makes an artifact of that one network.
+
+        Args:
+            width: which; None for all in one module, which gives what a forward of this network gives, [S, N, ...].
 
         Raises:
             ValueError: no such width.
         """
         from pliant.elastic.onepass.extracting import extracted
 
-        self._check(width)
+        if width is not None:
+            self._check(width)
         return extracted(self, width)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything needed to run it without the user's code: safetensors and JSON.
+
+        Raises:
+            PliantError: a part of it runs as it is.
+        """
+        from pliant.elastic.onepass.storage import save_one_pass
+
+        save_one_pass(self, path)
+
+    @staticmethod
+    def load(path: str | Path) -> "OnePass":
+        """The inverse of `save`.
+
+        Raises:
+            PliantError: nothing there, a damaged file, or an `Elastic`'s, which `Elastic.load` takes.
+        """
+        from pliant.elastic.onepass.storage import load_one_pass
+
+        return load_one_pass(path)
 
 
 class _At(nn.Module):

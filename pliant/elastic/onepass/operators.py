@@ -1,7 +1,7 @@
 """What a one-pass network computes otherwise than the network it was built from."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -14,6 +14,12 @@ from pliant.graph.ir import Node, argument
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Input, weight and bias to their linear operator's result."""
+
+
+def applied(function: type[torch.autograd.Function], *operands: Any) -> Tensor:
+    """`function.apply`, which torch leaves without types."""
+    apply: Callable[..., Tensor] = function.apply
+    return apply(*operands)
 
 
 # -- normalisation ---------------------------------------------------------------------------------------------------
@@ -148,6 +154,11 @@ class PrefixNorm(torch.autograd.Function):
 # -- linear operators ------------------------------------------------------------------------------------------------
 
 
+def joined(weights: Tensor, axis: int) -> Tensor:
+    """Weights of all widths [S, ...] as one, with their outputs one after the other along the one's `axis`."""
+    return weights.movedim(0, axis).flatten(axis, axis + 1)
+
+
 def product_of(node: Node) -> Product:
     """A linear operator as a function of its input, its weight (in the layout it has there) and its bias."""
     packet = node.packet.removeprefix("aten.").partition(".")[0]
@@ -192,9 +203,9 @@ def leaking(product: Product, x: Tensor, weight: Tensor, back: Tensor, settings:
         settings: `convolution_settings`.
     """
     if product is F.linear:
-        return LeakingLinear.apply(x, weight, back)  # type: ignore[no-any-return, no-untyped-call]
+        return applied(LeakingLinear, x, weight, back)
     if settings is not None:
-        return LeakingConvolution.apply(x, weight, back, product, settings)  # type: ignore[no-any-return, no-untyped-call]
+        return applied(LeakingConvolution, x, weight, back, product, settings)
     seen = product(x, (weight * back).detach(), None)  # its value is taken off again: it is there for its gradient
     return product(x.detach(), weight, None) + (seen - seen.detach())
 
@@ -240,3 +251,133 @@ class LeakingConvolution(torch.autograd.Function):
         of_x = run(grad, input_, through, None, *ctx.settings, (True, False, False))[0]
         of_weight = run(grad, input_, plain, None, *ctx.settings, (False, True, False))[1]
         return of_x.to(x.dtype), of_weight.to(weight.dtype), None, None, None
+
+
+# -- heads -----------------------------------------------------------------------------------------------------------
+
+
+def prefix_heads(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Sequence[int]) -> Tensor:
+    """A head of its own on every prefix: column k is `x[..., :ends[k]] @ weight[k, :, :ends[k]].T + bias[k]`.
+
+    Neither the entries that a width does not read are multiplied with zeros, nor are results turned: columns lie one
+    after the other in memory, as losses read them.
+
+    Args:
+        x: float [..., W].
+        weight: float [S, C, W].
+        bias: float [S, C] or None.
+        ends: S sizes of prefixes.
+
+    Returns:
+        [S, ..., C].
+    """
+    x, weight, bias = _cast(x, weight, bias)
+    rows = x.reshape(-1, x.shape[-1])
+    made = rows.new_empty(len(weight), len(rows), weight.shape[1])
+    with _in_full(x):
+        for k, end in enumerate(ends):
+            part, own = rows[:, :end], weight[k, :, :end].t()
+            if bias is None:
+                torch.mm(part, own, out=made[k])
+            else:
+                torch.addmm(bias[k], part, own, out=made[k])
+    return made.reshape(len(weight), *x.shape[:-1], -1)
+
+
+def _cast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """In the type in which autocast would multiply."""
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+class PrefixHeads(torch.autograd.Function):
+    """`prefix_heads`; the gradient of x goes back through `weight * back`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, back: Tensor | None,
+                ends: Sequence[int]) -> Tensor:  # fmt: skip
+        """As `prefix_heads`; `back` is broadcast to the weight, None is 1."""
+        ctx.save_for_backward(*_cast(x, weight, None)[:2], back)
+        ctx.ends, ctx.dtypes, ctx.biased = ends, (x.dtype, weight.dtype), bias is not None
+        with torch.no_grad():
+            return prefix_heads(x, weight, bias, ends)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of x, weight and bias."""
+        x, weight, back = ctx.saved_tensors
+        (of_type, weight_type), shape = ctx.dtypes, x.shape
+        rows, grads = x.reshape(-1, shape[-1]), grad.reshape(len(weight), -1, grad.shape[-1])
+        of_x, of_weight = None, None
+        if ctx.needs_input_grad[0]:
+            through = weight if back is None else (weight * back).to(weight.dtype)
+            of_x = rows.new_zeros(rows.shape)
+            for own, part, end in zip(grads, through, ctx.ends, strict=True):
+                of_x[:, :end].addmm_(own, part[:, :end])
+            of_x = of_x.reshape(shape).to(of_type)
+        if ctx.needs_input_grad[1]:
+            of_weight = torch.zeros_like(weight)
+            for own, part, end in zip(grads, of_weight, ctx.ends, strict=True):
+                part[:, :end] = own.t() @ rows[:, :end]
+            of_weight = of_weight.to(weight_type)
+        of_bias = grads.sum(1).to(weight_type) if ctx.biased else None
+        return of_x, of_weight, of_bias, None, None
+
+
+def summed_heads(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Sequence[int]) -> Tensor:
+    """One head for all prefixes: a column adds its own shell to the one before, so that all cost what the last does.
+
+    Args:
+        x: float [..., W].
+        weight: float [C, W].
+        bias: float [S, C] or None.
+        ends: S sizes of prefixes.
+
+    Returns:
+        [S, ..., C]; column k is `x[..., :ends[k]] @ weight[:, :ends[k]].T + bias[k]`.
+    """
+    x, weight, bias = _cast(x, weight, bias)
+    rows = x.reshape(-1, x.shape[-1])
+    made = rows.new_zeros(len(ends), len(rows), len(weight))
+    with _in_full(x):
+        for k, (begin, end) in enumerate(_shells(ends)):
+            if k:
+                torch.add(made[k - 1], 0 if bias is None else bias[k] - bias[k - 1], out=made[k])
+            elif bias is not None:
+                made[0] = bias[0]
+            made[k].addmm_(rows[:, begin:end], weight[:, begin:end].t())
+    return made.reshape(len(ends), *x.shape[:-1], -1)
+
+
+def _shells(ends: Sequence[int]) -> list[tuple[int, int]]:
+    return list(zip((0, *ends), ends, strict=False))
+
+
+class SummedHeads(torch.autograd.Function):
+    """`summed_heads`; what goes back from a width to earlier shells than its own is scaled by the leak."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, leak: float, ends: Sequence[int]) -> Tensor:
+        """As `summed_heads`."""
+        ctx.save_for_backward(*_cast(x, weight, None)[:2])
+        ctx.ends, ctx.leak, ctx.dtypes, ctx.biased = ends, leak, (x.dtype, weight.dtype), bias is not None
+        with torch.no_grad():
+            return summed_heads(x, weight, bias, ends)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of x, weight and bias: a shell gets what all columns from its own on send back."""
+        x, weight = ctx.saved_tensors
+        rows, grads = x.reshape(-1, x.shape[-1]), grad.reshape(len(ctx.ends), -1, grad.shape[-1])
+        of_x, of_weight = torch.empty_like(rows), torch.empty_like(weight)
+        later: Tensor | None = None
+        for own, (begin, end) in zip(reversed(grads.unbind()), reversed(_shells(ctx.ends)), strict=True):
+            through = own if later is None else torch.add(own, later, alpha=ctx.leak)
+            later = own if later is None else through if ctx.leak == 1 else own + later
+            of_x[:, begin:end] = through @ weight[:, begin:end]
+            of_weight[:, begin:end] = later.t() @ rows[:, begin:end]
+        of_bias = grads.sum(1).to(ctx.dtypes[1]) if ctx.biased else None
+        return of_x.reshape(x.shape).to(ctx.dtypes[0]), of_weight.to(ctx.dtypes[1]), of_bias, None, None

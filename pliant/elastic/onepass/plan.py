@@ -127,6 +127,7 @@ class Plan:
         if not any(name in self.values and self.values[name].each for name in leaves):
             raise PliantError(
                 "no output depends on a width that bends, so that there is nothing to have in several widths",
+                where=", ".join(nodes[name].place for name in leaves if name in nodes) or "the output",
                 fix="look at pliant.elastic(net, example).report()",
             )
         self._check_heads()

@@ -12,7 +12,19 @@ from torch import Tensor
 
 from pliant.core import make_output
 from pliant.core.parts import Index, part_of
-from pliant.elastic.onepass.operators import PrefixNorm, Product, affine, leaking, prefix_norm
+from pliant.elastic.onepass.operators import (
+    PrefixHeads,
+    PrefixNorm,
+    Product,
+    SummedHeads,
+    affine,
+    applied,
+    joined,
+    leaking,
+    prefix_heads,
+    prefix_norm,
+    summed_heads,
+)
 from pliant.elastic.onepass.places import Head, Join, Mix, Norm, Step
 from pliant.elastic.onepass.shells import Shells
 from pliant.elastic.operators import function_of, in_place_of, method_of
@@ -75,7 +87,8 @@ class Run:
     def prefix(self, name: str, axis: int) -> Tensor:
         """A value up to the width; one shell after the other where they were computed so."""
         if not self.alone:
-            return self.env[name]  # type: ignore[no-any-return]
+            there: Tensor = self.env[name]
+            return there
         if name not in self.joined:
             self.past.setdefault(name, []).append(self.env[name])
             self.joined[name] = torch.cat(self.past[name], axis)
@@ -102,7 +115,7 @@ def runner_of(step: Step, patches: Mapping[tuple[Any, ...], tuple[int, Patch]], 
         return _Triangle(step, *product)
     if isinstance(step, Head) and product is not None:
         return _Widths(step, product[0], product[1])
-    called = _Called(step.node, patches, overwrites)
+    called = _Called(step.node, patches, overwrites and not step.each)  # columns are views of one tensor
     if isinstance(step, Join) and step.later != tuple(range(len(step.node.args[0]))):
         parts = [step.node.args[0][i] for i in step.later]
         later = _Called(replace(step.node, args=(parts, *step.node.args[1:])), patches, False)
@@ -174,10 +187,7 @@ class _Triangle:
             return self._product(x, weight, bias)
         back = run.tensors[f"back {step.node.name}"]
         back = back if run.whole else part_of(back, index)
-        made = leaking(self._product, x, weight, back, self._settings)
-        if bias is None:
-            return made
-        return made + bias.reshape([-1, *[1] * (made.dim() - 1 - step.axis % made.dim())])  # type: ignore[no-any-return]
+        return _biased(leaking(self._product, x, weight, back, self._settings), bias, step.axis)
 
 
 class Columns(list[Tensor]):
@@ -194,7 +204,7 @@ class _Widths:
     def __init__(self, step: Head, product: Product, settings: tuple[Any, ...] | None) -> None:
         self._step, self._product, self._settings = step, product, settings
         self._sorted = bool((np.diff(step.into) >= 0).all())
-        self._sizes = np.bincount(step.into)[1:].tolist()
+        self._ends = np.cumsum(np.bincount(step.into)[1:]).tolist()
 
     def __call__(self, run: Run) -> list[Tensor]:
         step = self._step
@@ -207,32 +217,28 @@ class _Widths:
             index: list[Index] = [slice(None), slice(None)]
             index[step.layout[1]] = run.read(step.into)
             return [self._product(x, part_of(part, index), None if bias is None else bias[run.width - 1])]
-        if self._sorted and weight.dim() < mask.dim() and self._product is F.linear and exact:
-            return _summed(x, weight, bias, self._sizes)
-        weights = self._joined(weight * mask)
+        if self._sorted and self._product is F.linear:
+            return Columns(self._prefixes(run, x, weight, bias))
+        weights = joined(weight * mask, step.layout[0])
         flat = None if bias is None else bias.flatten()
         if exact:
             made = self._product(x, weights, flat)
         else:
-            back = self._joined(run.tensors[f"back {step.node.name}"].expand_as(weight * mask))
+            back = joined(run.tensors[f"back {step.node.name}"].expand_as(weight * mask), step.layout[0])
             made = _biased(leaking(self._product, x, weights, back, self._settings), flat, step.axis)
         axis = step.axis % made.dim()
         rows = made.reshape(*made.shape[:axis], run.shells.count, -1, *made.shape[axis + 1 :])
         return Columns(rows.movedim(axis, 0))
 
-    def _joined(self, weights: Tensor) -> Tensor:
-        """All widths' outputs along one axis."""
-        axis = self._step.layout[0]
-        return weights.movedim(0, axis).flatten(axis, axis + 1)
-
-
-def _summed(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: list[int]) -> list[Tensor]:
-    """A shared head: every width adds its own shell to the one before, so that all cost what the widest does."""
-    rows, found = x.reshape(-1, x.shape[-1]), list[Tensor]()
-    for part, own in zip(torch.split(rows, sizes, 1), torch.split(weight, sizes, 1), strict=True):
-        found.append(torch.addmm(found[-1], part, own.t()) if found else part @ own.t())
-    found = found if bias is None else [each + own for each, own in zip(found, bias, strict=True)]
-    return [each.reshape(*x.shape[:-1], -1) for each in found]
+    def _prefixes(self, run: Run, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Columns of a head whose prefixes can be cut out."""
+        own = weight.dim() > 2
+        if not torch.is_grad_enabled():
+            return (prefix_heads if own else summed_heads)(x, weight, bias, self._ends)
+        if own:
+            back = None if run.leak == 1 else run.tensors[f"back {self._step.node.name}"]
+            return applied(PrefixHeads, x, weight, bias, back, self._ends)
+        return applied(SummedHeads, x, weight, bias, run.leak, self._ends)
 
 
 def _biased(made: Tensor, bias: Tensor | None, axis: int) -> Tensor:
@@ -255,7 +261,7 @@ class _Normalise:
             shells = part_of(shells[: run.width], (slice(None), run.read(step.into)))
             shares, back = shares[: run.width, : run.width], back[: run.width, : run.width]
         if torch.is_grad_enabled():
-            return PrefixNorm.apply(x, shells, shares, back, weight, bias, (step.eps, step.centred, even))  # type: ignore[no-any-return, no-untyped-call]
+            return applied(PrefixNorm, x, shells, shares, back, weight, bias, (step.eps, step.centred, even))
         if not run.alone:
             return prefix_norm(x, shells, shares, weight, bias, step.eps, step.centred, even)
         newest = run.env[step.x].shape[-1]

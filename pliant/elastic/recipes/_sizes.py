@@ -13,20 +13,32 @@ def kind_of(knob: Knob) -> str:
     return "depth" if knob.kind == "block" else knob.kind
 
 
-def near_a_size(knobs: Sequence[Knob], generator: torch.Generator, *, spread: float) -> dict[str, Value]:
+def near_a_size(
+    knobs: Sequence[Knob], generator: torch.Generator, *, spread: float, smallest: bool = False
+) -> dict[str, Value]:
     """A size for each kind of knob, uniformly, and a choice for every knob near it.
+
+    Blocks are kept one by one, with a probability drawn from [1/2, 1] for all of them: with a size of their own, as
+    counted knobs have it, networks of hardly any block would be half of all draws, and nobody wants those.
 
     Args:
         knobs: what is drawn.
         generator: where the numbers come from.
         spread: standard deviation around the size, as a share of a knob's range; what would leave it stops at its end.
+        smallest: whether every counted knob has its smallest choice instead; blocks are drawn all the same.
     """
     kinds = sorted({kind_of(knob) for knob in knobs})
     sizes = dict(zip(kinds, torch.rand(len(kinds), generator=generator).tolist(), strict=True))
     strays = (spread * torch.randn(len(knobs), generator=generator)).tolist()
+    tosses = torch.rand(len(knobs), generator=generator).tolist()
     values = {}
-    for knob, stray in zip(knobs, strays, strict=True):
-        place = min(max(sizes[kind_of(knob)] + stray, 0.0), 1.0 - 1e-9)
+    for knob, stray, toss in zip(knobs, strays, tosses, strict=True):
+        size = sizes[kind_of(knob)]
+        if isinstance(knob.choices[-1], bool):
+            place = 0.0 if toss < size / 2 else 1.0
+        else:
+            place = 0.0 if smallest else size + stray
+        place = min(max(place, 0.0), 1.0 - 1e-9)
         values[knob.name] = knob.choices[int(place * len(knob.choices))]
     return values
 

@@ -17,18 +17,24 @@ from pliant.graph.inner import fits
 class Nested(ElasticRecipe):
     """One random nested sub-network a step, trained on the labels.
 
-    The cheapest recipe: a step costs what the drawn sub-network costs, about half the widest one. With the steps
-    doubled it costs little more than training the largest network alone and gives the whole family. The random,
+    The cheapest recipe: a step costs what the drawn sub-network costs, about half the widest one. With nearly twice the
+    epochs it costs a third more than training the largest network alone, and gives the whole family. The random,
     sorted, one-sub-network-at-a-time form of "SortedNet, a Place for Every Network and Every Network in its Place"
     (Valipour et al. 2023, algorithm 1). Nothing has to be searched afterwards: for a size, take `space.uniform(share)`.
 
-    A draw first picks a size for each kind of knob (widths, heads, depths), uniformly, and then every knob near it:
-    drawn one by one, a dozen knobs would nearly always make a middling network, and the small ones on every front
-    would hardly be trained.
+    A draw first picks a size for each kind of knob (widths, heads), uniformly, and then every knob near it: drawn one
+    by one, a dozen knobs would nearly always make a middling network, and the small ones on every front would hardly be
+    trained. Blocks are kept with a probability between one half and one, so networks of hardly any block are trained
+    least. With one sub-network a step, small batches (32 to 64 samples) give more sub-networks for the same cost, and
+    better ones.
 
     Args:
-        whole: share of steps that run the widest network instead of a drawn one. The widest network is one of very
-            many, so under any draw it would hardly ever be trained as such.
+        first: share of the training in which the widest network runs alone, before any other. What it has learnt then
+            serves all others, and it comes nearer to a network that is trained alone. Takes effect where the recipe
+            knows how far the training is (`train` says so; in a loop of your own, `recipe.at(...)` does).
+        whole: share of the later draws that are the widest network. It is one of very many, so under any draw it would
+            hardly ever be trained as such.
+        smallest: share of the other draws in which every width is the smallest, for the same reason.
         spread: how far knobs stray from the drawn size: standard deviation, as a share of a knob's range; what would
             leave the range stops at its end. 0 keeps all knobs of a kind alike.
         subnets: how many sub-networks a step draws; the gradients of their losses on the same batch are accumulated
@@ -36,11 +42,13 @@ class Nested(ElasticRecipe):
         knobs: patterns of the knobs that are drawn, such as `("width:*",)`; all others stay whole.
 
     Raises:
-        ValueError: `whole` is outside [0, 1], `spread` is negative, or `subnets` < 1; in a step: a pattern that fits no
-            knob of the network.
+        ValueError: `first`, `whole` or `smallest` is outside [0, 1], `spread` is negative, or `subnets` < 1; in a
+            step: a pattern that fits no knob of the network.
     """
 
-    whole: float = 0.25
+    first: float = 0.15
+    whole: float = 0.15
+    smallest: float = 0.2
     spread: float = 0.2
     subnets: int = 1
     knobs: tuple[str, ...] = ("*",)
@@ -53,26 +61,30 @@ class Nested(ElasticRecipe):
         needs=("data", "labels"),
         laws=("slices_only", "deterministic"),
         deviations=(
-            "A share of the steps always runs the widest network.",
+            "The widest network begins alone; later on a share of the draws is the widest, another the narrowest.",
             "A size is drawn first for each kind of knob, then every knob near it.",
         ),
     )
 
     def __post_init__(self) -> None:
+        check_share("first", self.first)
         check_share("whole", self.whole)
+        check_share("smallest", self.smallest)
         check_spread(self.spread)
         check_count("subnets", self.subnets)
 
     def draw(self, net: Elastic, generator: torch.Generator) -> list[Config]:
-        """Configs, each the widest with probability `whole`, else one near a drawn size."""
+        """Configs: the widest with probability `whole`, the narrowest with `smallest`, else one near a drawn size."""
         knobs = self._drawn(net)
         return [self._one(net, knobs, generator) for _ in range(self.subnets)]
 
     def _one(self, net: Elastic, knobs: list[Knob], generator: torch.Generator) -> Config:
         whole = net.space.largest()
-        if float(torch.rand((), generator=generator)) < self.whole:
+        tosses = torch.rand(2, generator=generator).tolist()
+        if tosses[0] < self.whole or (self.progress is not None and self.progress < self.first):
             return whole
-        return whole.replace(near_a_size(knobs, generator, spread=self.spread))
+        smallest = tosses[1] < self.smallest
+        return whole.replace(near_a_size(knobs, generator, spread=self.spread, smallest=smallest))
 
     def _drawn(self, net: Elastic) -> list[Knob]:
         """The knobs that bend."""

@@ -1,0 +1,47 @@
+"""bignas: the sandwich rule with in-place distillation against random sampling of the plain supernet, at equal cost.
+
+Fashion-MNIST with the residual network of `train-once`, and its six sizes. Both families cost the same CPU time (their
+epochs follow from what a step of either costs, `cost_ratio` says how nearly), have the same two learning rates to
+choose from, on seed 0 by the mean validation accuracy of the six picks, and three seeds. The rival draws every knob by
+itself, one sub-network a step, labels only; `gain_on_uniform_draws_points` compares on six sub-networks drawn like
+that. `gain_without_distillation_points` is the sandwich rule with labels for everybody, as `train-once` trains it.
+"""
+
+from dataclasses import replace
+
+from bench import _families as families
+from bench._common import Outcome, in_workers, one_thread
+from bench._contests import Duel, fought, measured
+from bench.train_once import CONTESTS, SEEDS, SHARES, by_size
+from pliant.core import Config
+from pliant.data import Dataset
+
+REQUIRED = ("gain_points", "gain_low_points", "gain_high_points", "worst_gain_points", "cost_ratio")
+PLAIN = "sandwich"
+EPOCHS = CONTESTS["resnet"].family_epochs.get(PLAIN, 5)  # those of `train-once`, so that its families serve here, too
+CONTEST = replace(CONTESTS["resnet"], family_epochs={PLAIN: EPOCHS})
+DUEL = Duel(CONTEST.task, "bignas", "uniform", EPOCHS, CONTEST.rates, CONTEST.batch_size, CONTEST.precision)
+
+
+def without_distillation(picks: list[Config], data: Dataset) -> tuple[list[float], float]:
+    """Test accuracy by size of the sandwich rule with labels alone, and the CPU seconds of its trainings."""
+    tried = [CONTEST.family(PLAIN, SEEDS[0], lr) for lr in CONTEST.rates]
+    in_workers(families.run_job, tried)
+    best = families.best_family(tried, picks, data).lr
+    jobs = [CONTEST.family(PLAIN, seed, best) for seed in SEEDS]
+    in_workers(families.run_job, jobs)
+    return by_size(measured(jobs, picks, data)), sum(families.cost(job) for job in {*tried, *jobs})
+
+
+def run() -> Outcome:
+    """The whole row."""
+    one_thread()
+    data = families.dataset(CONTEST.task)
+    picks = families.picks(families.family(CONTEST.task), SHARES)
+    found = fought(DUEL, picks, data)
+    labels, cpu = without_distillation(picks, data)
+    gaps = [families.gap(CONTEST.task, a, b) for a, b in zip(labels, found.rival.values(), strict=True)]
+    figures = found.figures | {"gain_without_distillation_points": sum(gaps) / len(gaps)}
+    told = "Fashion-MNIST, 20,000 training images"
+    seconds = found.cpu_seconds + cpu
+    return Outcome(figures, told, SEEDS, found.rival, cpu_seconds=seconds, settings=found.settings)

@@ -1,0 +1,282 @@
+"""Blocks of a network that decides, as ONNX graphs without weights."""
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pliant.core import PliantError
+from pliant.core._torch_private import outside_modes
+from pliant.deploy.pack import Packer
+from pliant.export.operators import threads_of
+from pliant.export.to_onnx import quiet
+from pliant.export.weights import strip, tidy
+from pliant.flow import Flow, State
+from pliant_runtime.gaps import gap
+from pliant_runtime.sessions import new_session
+
+TOLERANCE = 1e-4
+Case = tuple[list[Tensor], list[Tensor] | None]
+"""Tensors for a state's parameters, and its outputs where they are known already."""
+
+
+@dataclass
+class Block:
+    """A state's graph.
+
+    Attributes:
+        proto: the ONNX model, or None where nothing is computed.
+        names: of its weights in the network, by their name in the graph.
+        depends: per output the parameters it needs.
+        error: largest relative difference to torch.
+        file: of the graph without weights.
+        packed: number in the packer.
+        rows: the same for many rows: (file, number in the packer, threads), or why not.
+    """
+
+    proto: Any = None
+    names: dict[str, str] = field(default_factory=dict)
+    depends: list[set[int]] = field(default_factory=list)
+    error: float = 0.0
+    file: str | None = None
+    packed: int | None = None
+    max_threads: int | None = None
+    rows: tuple[str, int, int | None] | str = "it computes nothing"
+
+
+class _Bound(nn.Module):
+    """A block as a module: its weights lie under their names in the network, so that the graph says which is which."""
+
+    def __init__(self, flow: Flow, state: State, names: Mapping[int, str]) -> None:
+        super().__init__()
+        self.training = True  # keeps the exporter from merging equal weights; the network inside stays as it is
+        self._flow, self._state = [flow], state
+        for key, tensor in state.constants.items():
+            if key in names:
+                _place(self, names[key], tensor)
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        """The block's outputs for its parameters."""
+        found = self._flow[0].outputs(self._state, list(given))
+        # The exporter wants outputs of its own.
+        return tuple(tensor.clone() if _is_weight(self, tensor) else tensor for tensor in found)
+
+
+def _is_weight(module: nn.Module, tensor: Tensor) -> bool:
+    return any(tensor is each for each in [*module.parameters(), *module.buffers()])
+
+
+def _place(root: nn.Module, name: str, tensor: Tensor) -> None:
+    *path, last = name.split(".")
+    for part in path:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root._modules[part]  # type: ignore[assignment]
+    if isinstance(tensor, nn.Parameter):
+        root.register_parameter(last, tensor)
+    else:
+        root.register_buffer(last, tensor)
+
+
+def samples_of(state: State, generator: torch.Generator, scale: float = 1.0) -> list[Tensor]:
+    """Random tensors for a state's parameters; integers are 0 or 1, which every embedding has."""
+    found = []
+    for dtype, shape in state.params:
+        if dtype.is_floating_point:
+            found.append((torch.randn(shape, generator=generator) * scale).to(dtype))
+        else:
+            found.append(torch.randint(0, 2, shape, generator=generator).to(dtype))
+    return found
+
+
+def export(flow: Flow, state: State, names: Mapping[int, str], cases: Sequence[Case]) -> Block:
+    """The graph of a state's block, compared with torch.
+
+    Args:
+        flow: the network.
+        state: whose block.
+        names: names of the network's tensors, by identity.
+        cases: tensors for the parameters with what torch gives for them, several times; it is traced on the first.
+
+    Raises:
+        PliantError: no exporter can write it so that it answers as torch does.
+    """
+    if not state.outputs:
+        return Block()
+    module = _Bound(flow, state, names)
+    failures = []
+    for write in (_legacy, _dynamo):
+        try:
+            with quiet():
+                proto = write(module, list(cases[0][0]), len(state.outputs))
+            tidy(proto, "", set())
+            _prune(proto)
+            block = Block(proto, _canonical(proto), _depends(proto, len(state.outputs)), max_threads=threads_of(proto))
+            check(flow, state, block, cases)
+            return block
+        except Exception as error:  # exporters raise anything; the other one may succeed, else all is told
+            failures.append(f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}")
+    problem = f"a block cannot be exported ({'; '.join(failures)})"
+    raise PliantError(problem, where=state.at, fix="write the operator named here with others")
+
+
+def _io(count: int, letter: str) -> list[str]:
+    return [f"{letter}#{number}" for number in range(count)]
+
+
+def _legacy(module: nn.Module, example: list[Tensor], outputs: int) -> Any:
+    buffer = io.BytesIO()
+    torch.onnx.export(
+        module, tuple(example), buffer, dynamo=False, opset_version=17,  # type: ignore[arg-type]
+        training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False,
+        input_names=_io(len(example), "p"), output_names=_io(outputs, "o"),
+    )  # fmt: skip
+    return onnx.load_model_from_string(buffer.getvalue())
+
+
+def _dynamo(module: nn.Module, example: list[Tensor], outputs: int) -> Any:
+    graph = make_fx(module)(*example)
+    with outside_modes():
+        program = torch.onnx.export(
+            graph, tuple(example), dynamo=True, verbose=False, optimize=False,
+            input_names=_io(len(example), "p"), output_names=_io(outputs, "o"),
+        )  # fmt: skip
+    if program is None:
+        raise PliantError("the exporter returned nothing")
+    return program.model_proto
+
+
+def _canonical(proto: Any) -> dict[str, str]:
+    """Give the weights numbers for names, so that equal blocks have equal graphs; returns number to name."""
+    names = {item.name: f"w#{number}" for number, item in enumerate(proto.graph.initializer)}
+    _rename(proto.graph, names)
+    return {new: old for old, new in names.items()}
+
+
+def _rename(graph: Any, names: Mapping[str, str]) -> None:
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        for attribute in node.attribute:
+            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                _rename(inner, names)
+    for item in graph.initializer:
+        item.name = names.get(item.name, item.name)
+
+
+def reads_of(node: Any) -> set[str]:
+    """The values a node reads, those of its inner graphs included."""
+    found = {name for name in node.input if name}
+    for attribute in node.attribute:
+        for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+            found |= {name for each in inner.node for name in reads_of(each)} | {item.name for item in inner.output}
+    return found
+
+
+def _prune(proto: Any) -> None:
+    """Drop nodes, weights and inputs that no output needs."""
+    graph = proto.graph
+    wanted = {item.name for item in graph.output}
+    kept = []
+    for node in reversed(list(graph.node)):
+        if wanted & set(node.output):
+            wanted |= reads_of(node)
+            kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    for items in (graph.input, graph.initializer):
+        used = [type(item).FromString(item.SerializeToString()) for item in items if item.name in wanted]
+        del items[:]
+        items.extend(used)
+
+
+def keep_outputs(block: Block, kept: Sequence[int]) -> None:
+    """Leave these outputs alone in a block's graph, under new numbers."""
+    if block.proto is None:
+        return
+    if not kept:
+        block.proto, block.names = None, {}
+        return
+    graph = block.proto.graph
+    items = [onnx.ValueInfoProto.FromString(graph.output[number].SerializeToString()) for number in kept]
+    del graph.output[:]
+    graph.output.extend(items)
+    _prune(block.proto)
+    present = {item.name for item in graph.initializer}
+    block.names = {new: old for new, old in block.names.items() if new in present}
+
+
+def _depends(proto: Any, outputs: int) -> list[set[int]]:
+    needs: dict[str, set[str]] = {item.name: {item.name} for item in proto.graph.input}
+    for node in proto.graph.node:
+        found: set[str] = set().union(*(needs.get(name, set()) for name in reads_of(node)))
+        for name in node.output:
+            needs[name] = found
+    return [{int(name[2:]) for name in needs.get(f"o#{n}", set())} for n in range(outputs)]
+
+
+def pack(block: Block, packer: Packer, folder: Path, full: Mapping[str, Any]) -> None:
+    """Write a block's graph without weights into a folder, and its weights into the packer."""
+    if block.proto is None:
+        return
+    block.file, block.packed = packed(block.proto, block.names, packer, folder, full)
+
+
+def packed(
+    proto: Any, names: Mapping[str, str], packer: Packer, folder: Path, full: Mapping[str, Any]
+) -> tuple[str, int]:
+    """File name and packer number of a graph."""
+    content, weights = strip(proto, {new for new, old in names.items() if old in full})
+    file = f"graph-{hashlib.sha256(content).hexdigest()[:16]}.onnx"
+    (folder / file).write_bytes(content)
+    return file, packer.add(weights, {new: (old, None) for new, old in names.items()})
+
+
+def check(flow: Flow, state: State, block: Block, cases: Sequence[Case]) -> None:
+    """Compare a block with torch; the largest relative difference goes to `block.error`.
+
+    A decision may fall the other way where numbers lie within rounding of a threshold; it must not do so on most cases.
+
+    Raises:
+        PliantError: it differs.
+    """
+    if block.proto is None:
+        return
+    session = new_session(block.proto.SerializeToString())
+    wrong = 0
+    for given, known in cases:
+        with torch.no_grad():
+            wanted = flow.outputs(state, [tensor.clone() for tensor in given]) if known is None else known
+        feeds = {item.name: given[int(item.name[2:])].numpy() for item in block.proto.graph.input}
+        found = session.run([item.name for item in block.proto.graph.output], feeds)
+        for number, (tensor, array) in enumerate(zip(wanted, found, strict=True)):
+            expected, got = tensor.detach().numpy(), np.asarray(array)
+            if expected.shape != got.shape or expected.dtype != got.dtype:
+                kinds = f"{got.dtype}{list(got.shape)}, torch gives {expected.dtype}{list(expected.shape)}"
+                raise PliantError(f"output {number} of a block is {kinds}", where=state.at, fix="report the operator")
+            relative = gap(expected, got)[1]
+            if expected.dtype.kind in "fc":
+                if not relative <= TOLERANCE:
+                    problem = (
+                        f"output {number} of a block differs from torch by {relative:.2g} of its largest magnitude"
+                    )
+                    raise PliantError(problem, where=state.at, fix="write its operators with others")
+                block.error = max(block.error, relative)
+            else:
+                wrong += bool(relative)
+    if wrong > max(1, len(cases) // 2):
+        problem = f"whole numbers or decisions of a block differ from torch on {wrong} of {len(cases)} inputs"
+        raise PliantError(problem, where=state.at, fix="write its operators with others")
+
+
+def weights_of(proto: Any) -> dict[str, Any]:
+    """Every weight of a graph."""
+    return {item.name: numpy_helper.to_array(item) for item in proto.graph.initializer}

@@ -1,0 +1,307 @@
+"""Networks that decide, compiled: blocks, edges and the program of an artifact."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pliant.core import PliantError, copied, map_tensors, seeded
+from pliant.deploy.blocks import Block, Case, export, keep_outputs, pack, packed, samples_of
+from pliant.deploy.pack import Packer
+from pliant.deploy.row_graph import NoRule
+from pliant.deploy.rows import with_rows
+from pliant.deploy.targets import full_state, name_of
+from pliant.export.structure import InputForm
+from pliant.flow import Flow, State
+from pliant.flow.explore import Arg, Const, In, Leaf, Out, Scalar
+from pliant_runtime.grammar import FORMAT, VERSION, WEIGHTS
+
+STEPS = 100_000
+"""States one row may visit."""
+_CASES = 2
+
+
+@dataclass
+class Deciding:
+    """A network that decides, on its way into an artifact.
+
+    Attributes:
+        flow: its states.
+        form: how its inputs are given.
+        fixed: whether its inputs have no rows.
+        blocks: one per state.
+        live: per state the parameters that something needs.
+        made: per state the outputs that something needs.
+    """
+
+    net: nn.Module
+    flow: Flow
+    form: InputForm
+    fixed: bool
+    blocks: list[Block]
+    live: list[list[int]] = field(default_factory=list)
+    made: list[list[int]] = field(default_factory=list)
+
+    def row(self, inputs: Any) -> Any:
+        """Inputs of one row, as the network takes them."""
+        return inputs
+
+
+def deciding(net: nn.Module, example: Any, *, seed: int = 0) -> Deciding:
+    """Take a network apart and export its blocks, each compared with torch.
+
+    Raises:
+        PliantError: its forward cannot become a program (the message names the line), or a block cannot be exported.
+    """
+    form = InputForm(example)
+    local = copied(net).cpu().requires_grad_(False)
+    for part, other in zip(net.modules(), local.modules(), strict=True):
+        other.training = part.training
+    flow = Flow(local, form.rows(1))
+    names = names_of(local)
+    generator = seeded(seed, "compile", "blocks")
+    recorded = record(flow, [form.rows(1), *[form.random(1, generator) for _ in range(_CASES)]])
+    blocks = []
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the fused transformer layer has no ONNX form
+    try:
+        for number, state in enumerate(flow.states):
+            cases = recorded.get(number, [])
+            cases = [*cases, *[(samples_of(state, generator), None) for _ in range(_CASES - len(cases))]]
+            blocks.append(export(flow, state, names, cases))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+    made = Deciding(local, flow, form, not form.batched, blocks)
+    _prune(made)
+    return made
+
+
+def names_of(net: nn.Module) -> dict[int, str]:
+    """The name of every tensor of a network that has one."""
+    pairs = [*net.named_parameters(), *net.named_buffers()]
+    found: dict[int, str] = {}
+    for name, tensor in pairs:
+        found.setdefault(id(tensor), name)
+    return found
+
+
+def record(flow: Flow, inputs: Sequence[Any], most: int = 300) -> dict[int, list[Case]]:
+    """Values of states' parameters and outputs, met while the network's own code runs block by block on some inputs."""
+    found: dict[int, list[Case]] = {}
+    for each in inputs:
+        number, given = 0, [tensor.clone() for tensor in InputForm(each).tensors(each)]
+        for _ in range(most):
+            state = flow.states[number]
+            cases = found.setdefault(number, [])
+            if state.value is None and len(cases) >= _CASES:
+                break
+            with torch.no_grad():
+                made = flow.outputs(state, [tensor.clone() for tensor in given])
+            if len(cases) < _CASES:
+                cases.append(([tensor.detach().clone() for tensor in given], made))
+            if state.value is None:
+                break
+            side = int(_fetch(state.value, given, made))
+            if state.keys is not None:
+                if side not in state.keys:
+                    break
+                side = state.keys.index(side)
+            else:
+                side = 1 - side
+            edge = state.edges[side]
+            number, given = edge.target, [_fetch(arg, given, made, kind) for arg, kind in
+                                          zip(edge.args, flow.states[edge.target].params, strict=True)]  # fmt: skip
+    return found
+
+
+def _fetch(arg: Arg, given: list[Tensor], made: list[Tensor], kind: Any = None) -> Tensor:
+    if isinstance(arg, Const):
+        return torch.tensor(arg.value, dtype=kind[0])
+    return given[arg.index] if isinstance(arg, In) else made[arg.index]
+
+
+# -- what is needed ---------------------------------------------------------------------------------------------------
+
+
+def _prune(net: Deciding) -> None:
+    """Leave out parameters and outputs that nothing needs: backwards over the program until nothing changes."""
+    states = net.flow.states
+    live: list[set[int]] = [set() for _ in states]
+    made: list[set[int]] = [set() for _ in states]
+    live[0] = set(range(len(states[0].params)))
+    changed = True
+    while changed:
+        changed = False
+        for number in reversed(range(len(states))):
+            needed = _needed(states[number], live)
+            outs = {arg.index for arg in needed if isinstance(arg, Out)}
+            ins = {arg.index for arg in needed if isinstance(arg, In)} | live[number]
+            ins = ins.union(*(net.blocks[number].depends[out] for out in outs))
+            if (outs, ins) != (made[number], live[number]):
+                made[number], live[number], changed = outs, ins, True
+    net.live, net.made = [sorted(each) for each in live], [sorted(each) for each in made]
+    for block, kept in zip(net.blocks, net.made, strict=True):
+        keep_outputs(block, kept)
+
+
+def _needed(state: State, live: list[set[int]]) -> list[Arg]:
+    found: list[Arg] = [] if state.value is None else [state.value]
+    for edge in state.edges:
+        found += [arg for place, arg in enumerate(edge.args) if place in live[edge.target]]
+    return found + _returned(state.returns)
+
+
+def _returned(shape: Any) -> list[Arg]:
+    if isinstance(shape, Leaf | Scalar):
+        return [shape.arg]
+    if not isinstance(shape, Mapping):
+        return []
+    kind, inner = next(iter(shape.items()))
+    items = inner.values() if kind == "dict" else inner if kind in ("list", "tuple") else ()
+    return [arg for item in items for arg in _returned(item)]
+
+
+# -- the program ------------------------------------------------------------------------------------------------------
+
+
+def write(net: Deciding, module: nn.Module, folder: Path, *, steps: int = STEPS) -> dict[str, Any]:
+    """Graphs and weights into a folder; returns the program, still without measured figures and hashes."""
+    packer = Packer(full_state(module))
+    for state, block in zip(net.flow.states, net.blocks, strict=True):
+        pack(block, packer, folder, packer.full)
+        if block.proto is not None:
+            block.rows = _many(net, state, block, packer, folder)
+    tensors = packer.write(folder / WEIGHTS)
+    inputs = [
+        _input(name, tensor, net.fixed) for name, tensor in zip(net.form.names, net.form.tensors(net.form.example))
+    ]
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": name_of(module),
+        "sha256": "",
+        "signature": {
+            "inputs": inputs, "outputs": [], "call": net.form.kind, "preprocessing": None, "classes": [], "task": None,
+        },
+        "quality": None,
+        "conditions": {},
+        "entries": [{"config": {}, "measured": {}, "start_state": 0, "check": None}],
+        "states": [_state(net, number, packer) for number in range(len(net.blocks))],
+        "tensors": tensors,
+        "files": {},
+        "steps": steps,
+    }  # fmt: skip
+
+
+def _many(net: Deciding, state: State, block: Block, packer: Packer, folder: Path) -> tuple[str, int, int | None] | str:
+    """The block for many rows: proven equal to the block on each row, or why there is none."""
+    if net.fixed:
+        return "the network's inputs have no rows"
+    generator = seeded(0, "compile", "rows")
+    try:
+        proto = with_rows(block.proto, [samples_of(state, generator) for _ in range(3)])
+    except NoRule as error:
+        return str(error)
+    names = {item.name: block.names[item.name] for item in proto.graph.initializer if item.name in block.names}
+    file, number = packed(proto, names, packer, folder, packer.full)
+    return file, number, block.max_threads
+
+
+def _input(name: str, tensor: Tensor, fixed: bool) -> dict[str, Any]:
+    shape = list(tensor.shape) if fixed else ["N", *tensor.shape[1:]]
+    return {"name": name, "dtype": _dtype(tensor.dtype), "shape": shape}
+
+
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _state(net: Deciding, number: int, packer: Packer) -> dict[str, Any]:
+    state, block = net.flow.states[number], net.blocks[number]
+    params = {old: new for new, old in enumerate(net.live[number])}
+    outs = {old: new for new, old in enumerate(net.made[number])}
+
+    def ref(arg: Arg) -> dict[str, Any]:
+        assert not isinstance(arg, Const)
+        return {"in": params[arg.index]} if isinstance(arg, In) else {"out": outs[arg.index]}
+
+    made: list[Any] = []
+    graph_inputs: list[Any] = []
+    if block.proto is not None:
+        made = [_kind(item) for item in block.proto.graph.output]
+        graph_inputs = [[params[int(item.name[2:])], item.name] for item in block.proto.graph.input]
+    rows: dict[str, Any] = {"why": block.rows} if isinstance(block.rows, str) else {
+        "graph": block.rows[0], "initializers": packer.initializers(block.rows[1]), "max_threads": block.rows[2],
+    }  # fmt: skip
+    return {
+        "graph": block.file,
+        "inputs": graph_inputs,
+        "outputs": [f"o#{old}" for old in net.made[number]] if block.proto is not None else [],
+        "initializers": packer.initializers(block.packed) if block.packed is not None else [],
+        "max_threads": block.max_threads,
+        "at": state.at,
+        "params": [[_dtype(state.params[old][0]), list(state.params[old][1])] for old in net.live[number]],
+        "made": made,
+        "rows": rows,
+        "next": _next(net, state, ref),
+    }
+
+
+def _kind(item: Any) -> list[Any]:
+    from onnx import helper
+
+    kind = item.type.tensor_type
+    return [str(helper.tensor_dtype_to_np_dtype(kind.elem_type)), [size.dim_value for size in kind.shape.dim]]
+
+
+def _next(net: Deciding, state: State, ref: Callable[[Arg], dict[str, Any]]) -> dict[str, Any]:
+    if state.raised is not None:
+        return {"raise": {"type": state.raised[0][:200], "message": state.raised[1][:10_000]}}
+    if state.value is None:
+        return {"return": _struct(state.returns, ref)}
+
+    def edge(number: int) -> dict[str, Any]:
+        target = state.edges[number].target
+        args = []
+        for place in net.live[target]:
+            arg = state.edges[number].args[place]
+            dtype = _dtype(net.flow.states[target].params[place][0])
+            args.append({"const": _json(arg.value), "dtype": dtype} if isinstance(arg, Const) else ref(arg))
+        return {"state": target, "args": args}
+
+    if state.keys is None:
+        return {"if": ref(state.value), "then": edge(0), "else": edge(1)}
+    return {"switch": ref(state.value), "cases": [[key, edge(number)] for number, key in enumerate(state.keys)]}
+
+
+def _struct(shape: Any, ref: Callable[[Arg], dict[str, Any]]) -> dict[str, Any]:
+    if isinstance(shape, Leaf):
+        return {"t": ref(shape.arg)}
+    if isinstance(shape, Scalar):
+        return {"scalar": ref(shape.arg), "type": shape.kind}
+    kind, inner = next(iter(shape.items()))
+    if kind == "dict":
+        return {"dict": {name: _struct(item, ref) for name, item in inner.items()}}
+    if kind in ("list", "tuple"):
+        return {kind: [_struct(item, ref) for item in inner]}
+    return {"odd": str(inner)} if inner != _json(inner) else dict(shape)
+
+
+def _json(value: Any) -> Any:
+    """A number, as a word where JSON has none for it."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def cpu(example: Any) -> Any:
+    """An example on the CPU, without gradients."""
+    return map_tensors(lambda tensor: tensor.detach().cpu(), example)
+
+
+def refuse_fixed_zero(form: InputForm) -> None:
+    """Raises PliantError for an example without rows."""
+    if any(not len(tensor) for tensor in form.tensors(form.example)):
+        raise PliantError("the example has no rows", fix="give at least one")

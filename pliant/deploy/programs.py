@@ -1,0 +1,116 @@
+"""Compile for networks that decide: taken apart, written, loaded, proven, and only then handed over."""
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pliant.core import PliantError, atomic_folder, seeded, write_atomic, write_json
+from pliant.deploy.card import markdown
+from pliant.deploy.decide import Deciding, cpu, deciding, refuse_fixed_zero, write
+from pliant.deploy.program import sizes_of, write_program
+from pliant.deploy.prove import Proof, prove
+from pliant.deploy.verify import arrays
+from pliant.export import Hardware
+from pliant.export.structure import InputForm
+from pliant.export.to_onnx import evaluated
+from pliant.flow import decides
+from pliant_runtime import Family, __version__, load
+
+_ROWS = 24
+"""Random rows of the proof, besides those of the example."""
+
+
+def decides_on(net: nn.Module, example: Any) -> bool:
+    """Whether a network's way may depend on its inputs: whether it asks a tensor for its value on one row."""
+    form = InputForm(cpu(example))
+    with evaluated(net) as local:
+        return decides(local, form.rows(1))
+
+
+def compile_deciding(
+    net: nn.Module, out: Path, *, example: Any, machine: Hardware, replace: bool = False, seed: int = 0
+) -> Path:
+    """Make an artifact of many states from a network whose way depends on the data.
+
+    Its forward is read as a program for one row; many rows are independent runs of it. See `pliant.compile`.
+
+    Raises:
+        PliantError: the forward cannot become a program (with file, line and way out), a block cannot be exported, or
+            the program answers otherwise than the network.
+    """
+    inputs = cpu(example)
+    refuse_fixed_zero(InputForm(inputs))
+    made = deciding(net, inputs, seed=seed)
+    with atomic_folder(out, replace=replace) as folder:
+        program = write(made, net, folder)
+        write_program(program, folder)
+        family = load(folder, threads=machine.threads)
+        proof = prove(made, made.net, family, rows_of(made, seed))
+        _judged(proof, net)
+        program["conditions"] = {
+            "pliant": __version__, "torch": torch.__version__, "machine": machine.machine, "threads": machine.threads,
+            "states": len(made.blocks), "edges": proof.edges, "edges taken by inputs": proof.taken,
+            "edges checked": proof.covered, "proof": proof.told(), "row by row": _reasons(made),
+        }  # fmt: skip
+        entry = program["entries"][0]["measured"]
+        entry["parameters"] = float(sum(tensor.numel() for tensor in net.parameters()))
+        entry |= _latency(made, family, machine)
+        entry["max_rel_error"] = max([proof.largest, *(block.error for block in made.blocks)])
+        card = _card(program)
+        write_json(folder / "card.json", card)
+        write_atomic(folder / "card.md", markdown(card))
+        write_program(program, folder)
+        load(folder)
+    print(f"{program['name']}: {len(made.blocks)} states; {proof.told()}")
+    return out
+
+
+def rows_of(net: Deciding, seed: int, count: int = _ROWS) -> list[Any]:
+    """The rows of the example one by one, and random ones like them."""
+    form = net.form
+    generator = seeded(seed, "compile", "proof")
+    if net.fixed:
+        return [form.example, *[form.random(1, generator) for _ in range(count)]]
+    tensors = form.tensors(form.example)
+    rows = [form.assemble([tensor[n : n + 1] for tensor in tensors]) for n in range(min(len(tensors[0]), 64))]
+    return [*rows, *[form.random(1, generator) for _ in range(count)]]
+
+
+def _judged(proof: Proof, net: nn.Module) -> None:
+    if proof.mismatches or proof.forced_mismatches:
+        raise PliantError(
+            f"the program answers otherwise than the network ({proof.told()}; {proof.example})",
+            where=type(net).__name__,
+            fix="compare the network on two equal inputs: it must give the same twice; else report it",
+        )
+
+
+def _reasons(net: Deciding) -> str:
+    found = sorted({block.rows for block in net.blocks if isinstance(block.rows, str) and block.proto is not None})
+    return "; ".join(found)[:900] or "no block"
+
+
+def _latency(net: Deciding, family: Family, machine: Hardware) -> dict[str, float]:
+    row = arrays(net.form.rows(1))
+    family.run(row)
+    latency = machine.latency(lambda: family.run(row), seconds=0.1)
+    return {"latency_ms": latency.median_ms, "latency_iqr_ms": latency.iqr_ms, "latency_min_ms": latency.min_ms}
+
+
+def _card(program: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": program["name"],
+        "what": f"A network whose way depends on the data: {len(program['states'])} states, compiled by pliant "
+        f"{__version__}. Load it with `pliant_runtime.load`.",
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "entries": [{"config": item["config"], "measured": item["measured"]} for item in program["entries"]],
+        "signature": program["signature"],
+        "data": {},
+        "conditions": program["conditions"],
+        "sizes": sizes_of(program),
+        "tensors_stored_apart": 0,
+        "licence": "Unknown. The licences of the network and of the data it was trained on apply.",
+    }  # fmt: skip

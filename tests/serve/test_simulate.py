@@ -1,0 +1,89 @@
+"""The simulator: deterministic, conserving, and the promises of the adaptive rule in it."""
+
+import pytest
+
+from pliant_runtime.serving.controller import POLICIES, Controller, Settings
+from pliant_runtime.serving.simulate import BUSY, QUIET, Noise, answer, arrivals, at_load, capacity, compared, simulate
+from pliant_runtime.serving.table import Table
+from pliant_runtime.serving.trace import ANSWERED, Phase, Sample, percentile, profile, split, summary
+
+SLO = Settings(slo_s=0.05)
+UNIT = 1 / 0.0054  # what the largest network of `conv` can do
+
+
+def test_arrivals_have_the_rate_of_their_phase() -> None:
+    times = arrivals([Phase(100, 20), Phase(0, 5), Phase(400, 20)], seed=1)
+    first, pause, last = (sum(a <= t < b for t in times) for a, b in ((0, 20), (20, 25), (25, 45)))
+    assert first == pytest.approx(2000, rel=0.08)
+    assert pause == 0
+    assert last == pytest.approx(8000, rel=0.05)
+    assert times == sorted(times)
+    assert arrivals([Phase(100, 2)], seed=1) != arrivals([Phase(100, 2)], seed=2)
+
+
+def test_one_server_without_noise_answers_as_by_hand() -> None:
+    table = Table((1,), ((0.010,),), (1.0,))
+    samples = simulate(Controller(table, Settings(slo_s=0.1)), [0.0, 0.001, 0.5])
+    assert [sample.latency for sample in samples] == pytest.approx([0.010, 0.019, 0.010])
+
+
+def test_the_same_seed_gives_the_same_run(conv: Table) -> None:
+    times = arrivals([Phase(500, 1)], seed=3)
+    runs = [simulate(Controller(conv, SLO), times, noise=BUSY, seed=seed) for seed in (0, 0, 1)]
+    assert runs[0] == runs[1] != runs[2]
+
+
+@pytest.mark.parametrize("noise", [QUIET, BUSY], ids=["quiet", "busy"])
+def test_the_step_is_absorbed(conv: Table, noise: Noise) -> None:
+    found = compared(conv, SLO, profile("step", rate=UNIT, seconds=4), noise=noise)
+    ours, largest, smallest = found["adaptive"], found["largest"], found["smallest"]
+    assert ours["shed"] == 0
+    assert ours["in_slo_share"] >= 0.995
+    assert ours["quality"] >= smallest["quality"] + 0.5 * (largest["quality"] - smallest["quality"])
+    assert largest["in_slo_of_offered"] < 0.6
+    assert ours["phases"][0]["quality"] > ours["phases"][1]["quality"]
+    assert all(figures["offered"] == figures["answered"] + figures["shed"] for figures in found.values())
+
+
+def test_tenfold_overload_sheds_and_keeps_what_it_let_in(conv: Table) -> None:
+    figures = at_load(conv, SLO, 40 * UNIT, requests=6000)
+    assert figures["shed"] > 1000
+    assert figures["in_slo_share"] == 1.0
+
+
+def test_capacity_is_that_of_the_smallest_and_the_largest(conv: Table) -> None:
+    held = {name: capacity(conv, SLO, name=name, requests=1500) / UNIT for name in POLICIES}
+    assert 0.5 < held["largest"] < 1.05
+    assert held["adaptive"] > 20
+    assert held["adaptive"] == pytest.approx(held["smallest"], rel=0.1)
+
+
+def test_nothing_is_held_where_the_promise_is_impossible() -> None:
+    assert capacity(Table((1,), ((0.1,),), (1.0,)), SLO, requests=50) == 0.0
+
+
+def test_the_answer_tells_loads_and_stops_where_it_sheds(conv: Table) -> None:
+    found = answer(conv, SLO, requests=500)
+    loads = found["loads"]
+    assert found["largest_alone"] == pytest.approx(UNIT)
+    assert loads[0]["held"]
+    assert loads[0]["quality"] > loads[-1]["quality"]
+    assert found["dynamic_range"] == pytest.approx(27)
+
+
+def test_figures_of_a_run() -> None:
+    samples = [Sample(0.1, 0.010, ANSWERED, 0), Sample(1.2, 0.060, ANSWERED, 1), Sample(1.3, 0.0, "shed")]
+    figures = summary(samples, 0.05, {0: 1.0, 1: 3.0})
+    assert (figures["offered"], figures["answered"], figures["shed"]) == (3, 2, 1)
+    assert figures["quality"] == 2.0
+    assert figures["in_slo_share"] == 0.5
+    assert figures["p99_ms"] == pytest.approx(60)
+    assert [len(part) for part in split(samples, [Phase(1, 1), Phase(1, 1)])] == [1, 2]
+    assert summary([], 0.05, {})["p50_ms"] is None
+    assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0
+
+
+def test_profiles_are_named() -> None:
+    assert [phase.rate for phase in profile("step", rate=10, seconds=1)] == [5, 30, 5]
+    with pytest.raises(ValueError, match="there are constant"):
+        profile("wave", rate=1, seconds=1)
