@@ -67,9 +67,9 @@ class Contest:
 RATES = (4e-3, 1e-2)
 CONTESTS = {
     "resnet": Contest(
-        Task("fashion-10k", (1, 1, 1), 32), 10, RATES, 32, {"nested": 19, "sandwich": 5}, precision="bfloat16"
+        Task("fashion-10k", (1, 1, 1), 32), 10, RATES, 32, {"nested": 17, "sandwich": 5}, precision="bfloat16"
     ),
-    "dwsep": Contest(Task("fashion", (2, 1, 2, 1), 32, net="dwsep"), 12, RATES, 32, {"nested": 20}),
+    "dwsep": Contest(Task("fashion", (2, 1, 2, 1), 32, net="dwsep"), 12, RATES, 32, {"nested": 16}),
     "gpt": Contest(Task("shakespeare", (3,), 64, net="gpt"), 4, (2e-3, 5e-3), 16, {"nested": 8, "sandwich": 2}),
 }
 

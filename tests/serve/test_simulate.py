@@ -52,7 +52,7 @@ def test_tenfold_overload_sheds_and_keeps_what_it_let_in(conv: Table) -> None:
 
 
 def test_capacity_is_that_of_the_smallest_and_the_largest(conv: Table) -> None:
-    held = {name: capacity(conv, SLO, name=name, requests=1500) / UNIT for name in POLICIES}
+    held = {name: capacity(conv, SLO, name=name, requests=400) / UNIT for name in POLICIES}
     assert 0.5 < held["largest"] < 1.05
     assert held["adaptive"] > 20
     assert held["adaptive"] == pytest.approx(held["smallest"], rel=0.1)
@@ -62,13 +62,15 @@ def test_nothing_is_held_where_the_promise_is_impossible() -> None:
     assert capacity(Table((1,), ((0.1,),), (1.0,)), SLO, requests=50) == 0.0
 
 
-def test_the_answer_tells_loads_and_stops_where_it_sheds(conv: Table) -> None:
-    found = answer(conv, SLO, requests=500)
+def test_the_answer_tells_loads_and_stops_where_it_sheds() -> None:
+    found = answer(Table((1,), ((0.004,), (0.02,)), (0.8, 0.9)), Settings(slo_s=0.2), requests=150)
     loads = found["loads"]
-    assert found["largest_alone"] == pytest.approx(UNIT)
+    assert found["largest_alone"] == pytest.approx(50)
     assert loads[0]["held"]
+    assert not loads[-1]["held"]
+    assert loads[-1]["load"] < 20
     assert loads[0]["quality"] > loads[-1]["quality"]
-    assert found["dynamic_range"] == pytest.approx(27)
+    assert found["dynamic_range"] == pytest.approx(5)
 
 
 def test_figures_of_a_run() -> None:
