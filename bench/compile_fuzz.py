@@ -30,7 +30,11 @@ _ODD: tuple[Any, ...] = (-1, 0, 1, 7, 1 << 40, 1e30, "", "x", "../x", "/etc/pass
 
 
 def run(artifacts: int = ARTIFACTS) -> Outcome:
-    """The row."""
+    """The row.
+
+    Args:
+        artifacts: how many; damages are the same in every run, so a case can be repeated by its number.
+    """
     counts = {"refused": 0, "same": 0, "other": 0, "wrong": 0, "crashes": 0, "hangs": 0}
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder))
@@ -57,18 +61,21 @@ def make(folder: Path) -> None:
 def _child(folder: Path, begin: int, end: int, counts: dict[str, int]) -> int:
     """Let a child work from a case on; returns the case after the last one it decided."""
     command = [sys.executable, "-m", "bench.compile_fuzz", str(folder), str(begin), str(min(end, begin + 1000))]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert child.stdout is not None  # it is a pipe
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
+    assert child.stdout is not None  # it is a pipe; without a buffer, because select() does not see what lies in one
     case = begin
     while True:
         ready, _, _ = select([child.stdout], [], [], PATIENCE + (60 if case == begin else 0))
-        line = child.stdout.readline().strip() if ready else None
+        line = child.stdout.readline().decode().strip() if ready else None
         if line is None or line == "":
+            finished = line == "" and child.wait() == 0
             child.kill()
-            finished = child.wait() == 0 and line == ""
-            if not finished:
-                counts["hangs" if line is None else "crashes"] += 1
-            return case if finished else case + 1
+            child.wait()
+            if finished:
+                return case
+            counts["hangs" if line is None else "crashes"] += 1
+            print(f"case {case}: {'hang' if line is None else 'crash'}, exit {child.returncode}", file=sys.stderr)
+            return case + 1
         if line in counts:
             counts[line] += 1
             case += 1

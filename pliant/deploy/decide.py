@@ -64,15 +64,17 @@ def deciding(net: nn.Module, example: Any, *, seed: int = 0) -> Deciding:
     flow = Flow(local, form.rows(1))
     names = names_of(local)
     generator = seeded(seed, "compile", "blocks")
-    recorded = record(flow, [form.rows(1), *[form.random(1, generator) for _ in range(_CASES)]])
+    with flow.still():
+        recorded = record(flow, [form.rows(1), *[form.random(1, generator) for _ in range(_CASES)]])
     blocks = []
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the fused transformer layer has no ONNX form
     try:
-        for number, state in enumerate(flow.states):
-            cases = recorded.get(number, [])
-            cases = [*cases, *[(samples_of(state, generator), None) for _ in range(_CASES - len(cases))]]
-            blocks.append(export(flow, state, names, cases))
+        with flow.still():
+            for number, state in enumerate(flow.states):
+                cases = recorded.get(number, [])
+                cases = [*cases, *[(samples_of(state, generator), None) for _ in range(_CASES - len(cases))]]
+                blocks.append(export(flow, state, names, cases))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
     made = Deciding(local, flow, form, not form.batched, blocks)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from pliant_runtime.gaps import gap
 TOLERANCE = 1e-3
 NEAR = 1e-5
 """A decision closer than this to its threshold, relative to what is compared, may fall otherwise on another machine."""
-_FORCED = 600
+_FORCED, _LONGEST, _FAR = 600, 400, 1 << 30
 Way = list[tuple[int, int]]
 
 
@@ -162,15 +162,55 @@ def _worst(found: list[float | None]) -> float | None:
 def _force(
     net: Deciding, family: Family, inputs: Sequence[Any], taken: set[tuple[int, int]], proof: Proof
 ) -> set[tuple[int, int]]:
-    ways = _ways(family)
     done: set[tuple[int, int]] = set()
-    for edge, way in ways.items():
+    for way in _tours(family, taken):
+        if proof.forced < _FORCED:
+            done |= _forced(net, family, inputs[proof.forced % len(inputs)], way, proof)
+    for edge, way in _ways(family).items():  # each by itself that no tour took
         if edge in taken or edge in done or proof.forced >= _FORCED:
             continue
         followed = _forced(net, family, inputs[proof.forced % len(inputs)], [*way, edge], proof)
         done |= followed
         proof.unfollowed += edge not in followed
     return done
+
+
+def _tours(family: Family, taken: set[tuple[int, int]]) -> Iterator[Way]:
+    """Few ways that together take the edges nobody took, each as many of them as it meets."""
+    steps = [state.step for state in family.program.states]
+    sides = [[edge.state for edge in step.next.edges] if step is not None else [] for step in steps]
+    ends = _distances({n for n, step in enumerate(steps) if step is not None and step.next.kind == "return"}, sides)
+    todo = {(n, side) for n, each in enumerate(sides) for side, to in enumerate(each) if to in ends} - taken
+    while todo:
+        number, tour, left = 0, Way(), len(todo)
+        far = _distances({state for state, _ in todo}, sides)
+        while number in far and len(tour) < _LONGEST:
+            open_ = [side for side in range(len(sides[number])) if (number, side) in todo]
+            side = open_[0] if open_ else min(range(len(sides[number])), key=lambda n: far.get(sides[number][n], _FAR))
+            tour.append((number, side))
+            if open_:
+                todo.discard((number, side))
+                far = _distances({state for state, _ in todo}, sides)
+            number = sides[number][side]
+        if len(todo) == left:
+            return
+        yield tour
+
+
+def _distances(targets: set[int], sides: list[list[int]]) -> dict[int, int]:
+    """How many edges lie between a state and the nearest of some; states that lead to none are missing."""
+    back: dict[int, list[int]] = {}
+    for number, each in enumerate(sides):
+        for target in each:
+            back.setdefault(target, []).append(number)
+    found, queue = dict.fromkeys(targets, 0), deque(targets)
+    while queue:
+        number = queue.popleft()
+        for before in back.get(number, ()):
+            if before not in found:
+                found[before] = found[number] + 1
+                queue.append(before)
+    return found
 
 
 def _ways(family: Family) -> dict[tuple[int, int], Way]:

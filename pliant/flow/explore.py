@@ -7,7 +7,7 @@ differ between visits of one pattern (counters) become run-time numbers, unless 
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -23,7 +23,7 @@ from pliant.flow.builtins import Operators
 from pliant.flow.errors import Place, Rejected, Stop
 from pliant.flow.live import Code
 from pliant.flow.machine import Decision, Machine, Outcome, Pin, Raised, Restart, Returned
-from pliant.flow.reader import Constants, reading, unchanged
+from pliant.flow.reader import Constants, Held, reading, unchanged
 from pliant.flow.scalar import DTYPES, Sym, kind_of
 from pliant.flow.values import Env, Freezer, Pattern, reordered, thaw
 
@@ -140,13 +140,17 @@ class Flow:
         self.operators = Operators(self.constants)
         self.names = self.operators.names()
         self.freezer = Freezer(self.code, lambda tensor: tensor in self.constants, memory_of)
-        self.mode = fake_mode()
+        self.mode, self.held = fake_mode(), Held(net)
         self.pinned: set[Any] = set()
         self.states: list[State] = []
         for tensor in [*net.parameters(), *net.buffers(), *_plain_tensors(net)]:
             self.constants.by_id[id(tensor)] = tensor
-        with _installed(self.names):
+        with _installed(self.names), self.still():
             self._explore()
+
+    def still(self) -> AbstractContextManager[Any]:
+        """While it lasts, nothing can change the network; for many runs, because each alone would begin and end it."""
+        return unchanged(self.held)
 
     # -- exploring -----------------------------------------------------------------------------------------------------
 
@@ -223,7 +227,7 @@ class Flow:
     def _reach(self, start: Pattern) -> list[int]:
         todo, seen = [self._intern(start)], list[int]()
         while todo:
-            number = todo.pop(0)
+            number = self._intern(self.states[todo.pop(0)].pattern)  # another one where a counter was widened since
             if number in seen:
                 continue
             seen.append(number)
@@ -308,7 +312,7 @@ class Flow:
             Restart: a statement was taken apart; run it again.
         """
         self.constants.analysing, self.constants.asleep = mode is not None, False
-        with unchanged(self.net) as check, reading(self.constants, self.net, mode):
+        with unchanged(self.held) as check, reading(self.constants, self.net, mode):
             given = [tensor.clone() if i in state.written else tensor for i, tensor in enumerate(given)]
             count = len(state.pattern.tensors)
             numbers, place = list(state.values), count
@@ -405,7 +409,12 @@ class Flow:
         args, kwargs = as_call(map_tensors(lambda tensor: tensor.detach().clone(), example))
         machine = Machine(self.code, self.operators.symbolic, lambda: None, first=True)
         near = _Margins()
-        with _installed(self.names), unchanged(self.net), near, reading(self.constants, self.net):
+        with ExitStack() as stack:
+            stack.enter_context(_installed(self.names))
+            stack.enter_context(unchanged(self.held))
+            if margins is not None:
+                stack.enter_context(near)
+            stack.enter_context(reading(self.constants, self.net))
             machine.enter(self.net, args, kwargs, None)
             frames = machine.frames
             for _ in range(most):

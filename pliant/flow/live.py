@@ -40,6 +40,10 @@ class Code:
             self._compiled[id(statement)] = compiled(statement, function)
         return self._compiled[id(statement)]
 
+    def ran(self, statement: ast.stmt) -> bool:
+        """Whether a statement was compiled already."""
+        return id(statement) in self._compiled
+
     def temp(self, node: ast.AST) -> str:
         """The variable that holds a loop's iterator, or a test's result."""
         if id(node) not in self._temps:

@@ -467,7 +467,7 @@ class Machine:
     # -- native statements ---------------------------------------------------------------------------------------------
 
     def _native(self, node: ast.stmt, frame: Frame) -> None:
-        walrus = _walrus(node)
+        walrus = None if self.code.ran(node) else _walrus(node)
         if walrus is not None:
             self.code.replace(node, lower(node, walrus))
             raise Restart

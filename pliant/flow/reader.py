@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from pliant.core._torch_private import is_fake, outside_modes, untraced, watched
@@ -100,7 +101,24 @@ class Reader(TorchFunctionMode):
                 return result
         if holds_sym((args, kwargs)):
             return with_numbers(func, args, kwargs)
+        if func is functional.batch_norm and self.constants.analysing:
+            own = _norm_of(args, kwargs)
+            if own is not None and all(item in self.constants for item in own):
+                self.constants.used.update((id(item), item) for item in own)
+                return torch.empty_like(args[0])  # fake tensors take milliseconds to say that it is like the input
         return func(*args, **kwargs)
+
+
+def _norm_of(args: Any, kwargs: Any) -> list[Tensor] | None:
+    """The tensors of a BatchNorm that uses its statistics; None where it does not, or they do not fit its input."""
+    given = dict(zip(("input", "running_mean", "running_var", "weight", "bias", "training"), args)) | kwargs
+    x, own = given["input"], [given.get(name) for name in ("running_mean", "running_var", "weight", "bias")]
+    if given.get("training") or own[0] is None or own[1] is None or not isinstance(x, Tensor):
+        return None
+    tensors = [item for item in own if isinstance(item, Tensor)]
+    with untraced():
+        fits = is_fake(x) and x.dim() > 1 and all(item.shape == x.shape[1:2] for item in tensors)
+        return tensors if fits and len({item.dtype for item in [x, *tensors]}) == 1 else None
 
 
 def _item(reader: Reader, func: Any, args: Any, kwargs: Any) -> Any:
@@ -297,28 +315,39 @@ class Watch:
         raise Final(f"random numbers are drawn ({name})", "draw them outside and give them as an input")
 
 
+class Held:
+    """What a network's modules hold in lists, dicts and sets; looked up once, because nothing may change it.
+
+    Args:
+        net: the network.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self.watched = False
+        modules = list(net.modules())
+        self.own = {id(module) for module in modules}
+        self.values = [
+            (type(module).__name__, name, value, _content(value))
+            for module in modules
+            for name, value in vars(module).items()
+            if isinstance(value, list | dict | set) and not name.startswith("_")
+        ]
+
+
 @contextmanager
-def unchanged(net: nn.Module) -> Iterator[Callable[[], None]]:
+def unchanged(held: Held) -> Iterator[Callable[[], None]]:
     """While it lasts, no attribute of any module can be set; the function it gives refuses changed lists and dicts."""
     set_one, delete_one = nn.Module.__setattr__, nn.Module.__delattr__
-    own = {id(module) for module in net.modules()}
 
     def refuse(module: nn.Module, name: str, *value: Any) -> None:
-        if id(module) not in own:
+        if id(module) not in held.own:
             (set_one if value else delete_one)(module, name, *value)
             return
         raise Final(f"self.{name} of {type(module).__name__} is set: a side effect",
                     "return what is to be remembered, or pass it on in a variable")  # fmt: skip
 
-    held = [
-        (type(module).__name__, name, value, _content(value))
-        for module in net.modules()
-        for name, value in vars(module).items()
-        if isinstance(value, list | dict | set) and not name.startswith("_")
-    ]
-
     def check() -> None:
-        for owner, name, value, content in held:
+        for owner, name, value, content in held.values:
             now = _content(value)
             if len(now) != len(content) or any(a is not b for a, b in zip(now, content, strict=True)):
                 value.clear()
@@ -327,11 +356,16 @@ def unchanged(net: nn.Module) -> Iterator[Callable[[], None]]:
                     f"self.{name} of {owner} is changed: a side effect", "collect it in a variable and return it"
                 )
 
+    if held.watched:
+        yield check
+        return
     nn.Module.__setattr__, nn.Module.__delattr__ = refuse, refuse  # type: ignore[method-assign, assignment]
+    held.watched = True
     try:
         yield check
     finally:
         nn.Module.__setattr__, nn.Module.__delattr__ = set_one, delete_one  # type: ignore[method-assign]
+        held.watched = False
 
 
 def _content(value: Any) -> list[Any]:

@@ -302,9 +302,16 @@ def _syms(value: Any) -> Any:
         yield from _syms(list(value.values()))
 
 
+_HOLDERS = (list, tuple, dict)
+
+
 def holds_sym(value: Any) -> bool:
     """Whether there is a run-time number in (nested lists, tuples and dicts of) arguments."""
-    return any(True for _ in _syms(value))
+    if isinstance(value, Sym):
+        return True
+    if isinstance(value, list | tuple):
+        return any(isinstance(item, Sym) or (isinstance(item, _HOLDERS) and holds_sym(item)) for item in value)
+    return isinstance(value, dict) and bool(value) and holds_sym(list(value.values()))
 
 
 def _for_operands(value: Sym, tensors: list[Tensor]) -> Tensor:

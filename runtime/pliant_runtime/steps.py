@@ -21,6 +21,10 @@ ERRORS: dict[str, type[Exception]] = {
 """What a program may raise as itself; anything else becomes a RuntimeError."""
 
 
+MOST_STEPS = 1_000_000
+"""What a program may allow one row; states of small blocks take that in seconds, so a forged loop comes to an end."""
+
+
 class Block:
     """A state made ready: its session and its plans as plain tuples, because a small block takes microseconds."""
 
@@ -61,9 +65,14 @@ class Stepper:
     Args:
         program: a checked program.
         opened: gives the session of a state.
+
+    Raises:
+        ArtifactError: the program allows more steps than any may take.
     """
 
     def __init__(self, program: Program, opened: Callable[[int], ort.InferenceSession]) -> None:
+        if program.steps > MOST_STEPS:
+            raise ArtifactError(PROGRAM, f"steps must be at most {MOST_STEPS}, is {program.steps}")
         self._program, self._opened = program, opened
         self._blocks: dict[int, Block] = {}
 

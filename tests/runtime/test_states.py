@@ -101,6 +101,7 @@ FORGED: dict[str, tuple[Callable[[Json], object], str]] = {
         "must be a plain file name|lacks",
     ),
     "steps": (lambda p: p.update(steps=0), "steps must be an integer from 1"),
+    "steps without end": (lambda p: p.update(steps=1 << 30), "steps must be at most 1000000"),
     "signature": (lambda p: p["signature"]["inputs"][0].update(shape=["N", 5]), "starts a state that takes"),
     "no graph but outputs": (lambda p: _if(p).update(graph=None), "come from no graph|inputs but no graph"),
 }

@@ -27,6 +27,7 @@ from pliant.elastic.onepass.operators import (
 )
 from pliant.elastic.onepass.places import Head, Join, Mix, Norm, Step
 from pliant.elastic.onepass.shells import Shells
+from pliant.elastic.onepass.triangles import BandedLinear, bands_of, fits
 from pliant.elastic.operators import function_of, in_place_of, method_of
 from pliant.graph.ir import Named, Node, Ref
 from pliant.graph.labels import IntArray
@@ -172,17 +173,21 @@ class _Triangle:
 
     def __init__(self, step: Mix, product: Product, settings: tuple[Any, ...] | None) -> None:
         self._step, self._product, self._settings = step, product, settings
+        self._bands = bands_of(step.into, step.out_of) if product is F.linear else None
 
     def __call__(self, run: Run) -> Tensor:
         step = self._step
         weight, mask = run.env[step.weight], run.tensors[f"mask {step.node.name}"]
+        bias = None if step.bias is None else run.env[step.bias]
+        if self._bands is not None and run.whole and torch.is_grad_enabled() and fits(run.env[step.x]):
+            leak = None if run.leak == 1 else run.tensors[f"back {step.node.name}"]
+            return applied(BandedLinear, run.env[step.x], weight, bias, mask, leak, self._bands)
         if not run.whole:
             index: list[Index] = [slice(None), slice(None)]
             index[step.layout[0]], index[step.layout[1]] = run.index(step.out_of), run.read(step.into)
             weight, mask = part_of(weight, index), part_of(mask, index)
         x = run.prefix(step.x, step.axis)
         weight = weight if run.alone else weight * mask  # the newest shell reads all that there is
-        bias = None if step.bias is None else run.env[step.bias]
         if run.leak == 1 or not torch.is_grad_enabled():
             return self._product(x, weight, bias)
         back = run.tensors[f"back {step.node.name}"]
