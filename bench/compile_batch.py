@@ -20,6 +20,7 @@ from pliant.deploy import compile as compiled
 from pliant.testing.zoo_dynamic_text import dynamic
 from pliant_runtime import Family, load
 
+REQUIRED = ("matmul_x_rowwise", "conv_x_rowwise", "worst_over_all")
 MATMUL = ("deebert", "patience", "mixture_of_depths", "router", "act", "fixed_point")
 CONVOLUTION = ("sdn_resnet", "sdn_vgg", "skipnet_fc", "skipnet_rnn", "blockdrop", "nested_skip")
 ROWS, ROUNDS = 32, 9

@@ -27,6 +27,16 @@ from pliant.testing.zoo_dynamic import SkipNet
 from pliant.testing.zoo_dynamic_text import DYNAMIC, dynamic
 from pliant_runtime import Family, load
 
+REQUIRED = (
+    "networks",
+    "compiled",
+    "mismatches",
+    "median_x_eager",
+    "min_x_eager",
+    "median_x_compile",
+    "host_us_per_state",
+    "compile_s_40_blocks",
+)
 INPUTS, TIMED, ROUNDS = 500, 20, 9
 
 

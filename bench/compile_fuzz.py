@@ -23,6 +23,7 @@ from pliant.testing.zoo_dynamic_text import dynamic
 from pliant_runtime import ArtifactError, load
 from pliant_runtime.grammar import PROGRAM, digest_of
 
+REQUIRED = ("artifacts", "crashes", "hangs", "wrong")
 ARTIFACTS, PATIENCE = 10_000, 30.0
 NETWORKS = ("fixed_point", "router", "tree")
 _ODD: tuple[Any, ...] = (-1, 0, 1, 7, 1 << 40, 1e30, "", "x", "../x", "/etc/passwd", None, True, [], {}, [[]],
