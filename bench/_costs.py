@@ -1,7 +1,6 @@
 """What a training step costs: two trainings side by side, step by step, so that a busy machine slows both alike."""
 
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from statistics import mean
 
@@ -13,7 +12,7 @@ from bench._common import cached, interleaved, one_thread
 from bench._families import Job
 from pliant.core import seeded
 from pliant.data import Dataset
-from pliant.learn import Plain, Recipe
+from pliant.learn import Batch, Plain, Recipe
 from pliant.learn.losses import loss_function
 
 VERSION = 2  # of how costs are compared; raise it when such code changes
@@ -34,32 +33,45 @@ def step_ratio(job: Job, other: Job, data: Dataset) -> float:
 
     def make(folder: Path) -> dict[str, float]:
         one_thread()
-        times = interleaved({"ours": stepping(job, data), "other": stepping(other, data)}, PROBED_STEPS)
+        times = interleaved({"ours": _steps_of(job, data), "other": _steps_of(other, data)}, PROBED_STEPS)
         return {name: mean(each) for name, each in times.items()}
 
     facts = cached(what, make)[1]
     return float(facts["ours"]) / float(facts["other"])
 
 
-def stepping(job: Job, data: Dataset) -> Callable[[], None]:
-    """A function that makes one step after another of a training, on one batch of the right size."""
+def _steps_of(job: Job, data: Dataset) -> Callable[[], None]:
     net: nn.Module
     recipe: Recipe
     if job.config is None:
         net, recipe = families.family(job.task, job.seed), job.made_recipe()
     else:
         net, recipe = families.alone(job.task, dict(job.config), job.seed), Plain()
-    net.train()
-    ((inputs, targets),) = islice(data.train.batches(job.batch_size), 1)
-    loss_fn, generator = loss_function(data.loss), seeded(job.seed, "bench", "probe")
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
-    places = iter([(number + 0.5) / (PROBED_STEPS + 1) for number in range(PROBED_STEPS + 1)])
-    low = job.precision == "bfloat16"
+    batch = next(iter(data.train.batches(job.batch_size)))
+    return stepping(net, recipe, batch, loss=data.loss, precision=job.precision, steps=PROBED_STEPS)
+
+
+def stepping(
+    net: nn.Module, recipe: Recipe, batch: Batch, *, loss: str, precision: str, steps: int
+) -> Callable[[], None]:
+    """A function that makes one training step after another, spread over the whole schedule, all on one batch.
+
+    Args:
+        net: is put in train mode and trained.
+        recipe: what a step does.
+        batch: inputs and targets of every step.
+        loss: of the task, by name.
+        precision: `float32` or `bfloat16`.
+        steps: how often it will be called.
+    """
+    loss_fn, generator = loss_function(loss), seeded(0, "bench", "probe")
+    optimizer = torch.optim.AdamW(net.train().parameters(), lr=1e-4)
+    places = iter([(number + 0.5) / (steps + 1) for number in range(steps + 1)])
 
     def step() -> None:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
-            loss = recipe.at(next(places)).step(net, (inputs, targets), loss_fn, generator=generator)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            lost = recipe.at(next(places)).step(net, batch, loss_fn, generator=generator)
+        lost.backward()  # type: ignore[no-untyped-call]
         recipe.update(net, optimizer)
         optimizer.zero_grad()
 

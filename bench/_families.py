@@ -250,7 +250,7 @@ def _train(job: Job, folder: Path) -> dict[str, Any]:
     else:
         net, recipe = alone(job.task, dict(job.config), job.seed), Plain()
     settings = Settings(lr=job.lr, batch_size=job.batch_size, precision=job.precision, progress=False)
-    history = train(net, _unvalidated(data), recipe=recipe, epochs=job.epochs, settings=settings, seed=job.seed)
+    history = train(net, unvalidated(data), recipe=recipe, epochs=job.epochs, settings=settings, seed=job.seed)
     subject = calibrated(net, net.space.largest(), data, job.seed) if isinstance(net, Elastic) else net
     val = quality(job.task, subject, data.val)
     tensors = {name: tensor.detach().contiguous() for name, tensor in net.state_dict().items()}
@@ -259,7 +259,7 @@ def _train(job: Job, folder: Path) -> dict[str, Any]:
     return {"cpu_seconds": history.cpu_seconds, "seconds": history.seconds, "val": val, "loss": history.loss}
 
 
-def _unvalidated(data: Dataset) -> Dataset:
+def unvalidated(data: Dataset) -> Dataset:
     """The data with an empty validation split: one measurement after the last epoch is enough here."""
     return Dataset(data.name, data.train, data.val.select(slice(0, 0)), data.train.take(1), data.task, data.classes)
 

@@ -7,7 +7,6 @@ of every width and all depth. Epochs are such that both take about the same CPU 
 nearly. Both have the same two learning rates to choose from, on seed 0 by the mean validation quality of these widths.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, median
@@ -20,14 +19,14 @@ from torch import nn
 import pliant
 from bench import _families as families
 from bench._common import Outcome, cached, in_workers, interleaved, one_thread
+from bench._costs import stepping
 from bench._families import Job
 from bench.train_once import CONTESTS, DEFAULT, SEEDS, Contest
 from pliant.core import Config, call
 from pliant.data import Dataset
 from pliant.elastic import OnePass
 from pliant.elastic.recipes import AllWidths
-from pliant.learn import Plain, Settings, train
-from pliant.learn.losses import loss_function
+from pliant.learn import Plain, Recipe, Settings, train
 from pliant.testing.subject import gap
 
 REQUIRED = ("max_error", "step_cost_ratio", "gap_to_default_points")
@@ -101,10 +100,7 @@ def _train(job: OneJob, folder: Path) -> dict[str, Any]:
     data, net = families.dataset(job.contest.task), fresh(job)
     contest = job.contest
     settings = Settings(lr=job.lr, batch_size=contest.batch_size, precision=contest.precision, progress=False)
-    unvalidated = Dataset(
-        data.name, data.train, data.val.select(slice(0, 0)), data.train.take(1), data.task, data.classes
-    )
-    history = train(net, unvalidated, epochs=job.epochs, settings=settings, seed=job.seed)
+    history = train(net, families.unvalidated(data), epochs=job.epochs, settings=settings, seed=job.seed)
     tensors = {name: tensor.detach().contiguous() for name, tensor in net.state_dict().items()}
     (folder / "tensors.safetensors").write_bytes(safetensors.torch.save(tensors))
     val = mean(families.quality(job.contest.task, net.at(k), data.val) for k in range(1, WIDTHS + 1))
@@ -150,23 +146,15 @@ def error(net: OnePass, inputs: Any) -> float:
 
 def step_ratio(job: OneJob, data: Dataset) -> float:
     """CPU time of a training step over that of the dense network: the median over rounds."""
-    inputs, targets = next(iter(data.train.batches(job.contest.batch_size)))
-    loss_fn = loss_function(data.loss)
-
-    def stepping(net: nn.Module, recipe: Any) -> Callable[[], None]:
-        optimizer = torch.optim.AdamW(net.train().parameters(), lr=1e-4)
-
-        def step() -> None:
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=job.contest.precision == "bfloat16"):
-                loss = recipe.step(net, (inputs, targets), loss_fn)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-        step()
-        return step
-
-    functions = {"dense": stepping(laid_out(dense(job), job), Plain()), "ours": stepping(fresh(job), AllWidths())}
+    contest = job.contest
+    batch = next(iter(data.train.batches(contest.batch_size)))
+    sides: dict[str, tuple[nn.Module, Recipe]] = {
+        "dense": (laid_out(dense(job), job), Plain()), "ours": (fresh(job), AllWidths())
+    }  # fmt: skip
+    functions = {
+        name: stepping(net, recipe, batch, loss=data.loss, precision=contest.precision, steps=ROUNDS)
+        for name, (net, recipe) in sides.items()
+    }
     times = interleaved(functions, ROUNDS)
     return median(a / b for a, b in zip(times["ours"], times["dense"], strict=True))
 

@@ -1,5 +1,6 @@
 """Ground floor: errors, facts, configurations, spaces, atomic files and seeds. Imports nothing above it."""
 
+from pliant.core.bounds import at_least as at_least
 from pliant.core.calls import Inputs as Inputs
 from pliant.core.calls import Output as Output
 from pliant.core.calls import as_call as as_call

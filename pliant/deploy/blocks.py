@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -275,8 +274,3 @@ def check(flow: Flow, state: State, block: Block, cases: Sequence[Case]) -> None
     if wrong > max(1, len(cases) // 2):
         problem = f"whole numbers or decisions of a block differ from torch on {wrong} of {len(cases)} inputs"
         raise PliantError(problem, where=state.at, fix="write its operators with others")
-
-
-def weights_of(proto: Any) -> dict[str, Any]:
-    """Every weight of a graph."""
-    return {item.name: numpy_helper.to_array(item) for item in proto.graph.initializer}

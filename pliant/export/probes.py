@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import nn
 
-from pliant.core import Config, Space
+from pliant.core import Config, Space, at_least
 from pliant.export.network_text import Operator, network_text, operators, simplified, values_of
 from pliant.export.to_onnx import to_onnx
 from pliant_runtime.probes import Probe, write_probes
@@ -54,9 +54,7 @@ class ProbeSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("operators", 0), ("networks", 4), ("checks", 2), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        at_least(self, operators=0, networks=4, checks=2, seed=0)
 
 
 USUAL = ProbeSettings()

@@ -43,12 +43,12 @@ class Settings:
             and targets.
         precision: "float32", "bfloat16" (autocast; parameters stay float32), or "auto": bfloat16 on CUDA, float32
             elsewhere. On a CPU bfloat16 adds noise and is faster only where the CPU has instructions for it
-            (avx512_bf16, amx), and not for every network: steps of resnets took 0.6 times as long as in float32, of
-            gpts 0.7, of depthwise networks 0.8 to 1.5, of vits 1.9.
+            (avx512_bf16, amx), and then for some networks only: convolutions of many channels gain, depthwise ones and
+            small matrix products may take twice as long.
         layout: memory format of weights and inputs of four axes: "contiguous", "channels_last", or "auto":
-            channels-last where most weights are those of 2-d convolutions, whose steps then take 0.65 to 0.75 times as
-            long on a CPU. The network gets its own layout back.
-        compile: whether steps run through `torch.compile`. On a CPU that is hardly faster (0.85 to 1.1 times as long),
+            channels-last where most weights are those of 2-d convolutions, whose steps are then mostly
+            faster on a CPU. The network gets its own layout back.
+        compile: whether steps run through `torch.compile`. On a CPU that is hardly faster, if at all,
             takes tens of seconds at the start and a C++ compiler. Families are refused: each of their sub-networks
             would be compiled anew. Validation runs the network's own code.
         distributed: "ddp" or "fsdp2" (see `train`), "auto": as "ddp" where torch.distributed is initialised, or "off":

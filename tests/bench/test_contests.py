@@ -38,7 +38,7 @@ def test_costs_are_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     job, data = Job(TINY, 1, 3e-3, 32, 0, recipe="bignas"), families.dataset(TINY)
     ratio = costs.step_ratio(job, replace(job, recipe="uniform"), data)
     assert ratio > 1.5
-    monkeypatch.setattr(costs, "stepping", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(costs, "_steps_of", lambda *_: pytest.fail("measured again"))
     assert costs.step_ratio(job, replace(job, recipe="uniform"), data) == ratio
 
 

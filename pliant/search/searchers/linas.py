@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from pliant.core import Config, Facts, Space
+from pliant.core import Config, Facts, Space, at_least
 from pliant.search import codes as c
 from pliant.search.pareto import Array
 from pliant.search.predict import fit
@@ -46,9 +46,7 @@ class Linas:
     generations: int = 100
 
     def __post_init__(self) -> None:
-        for name, least in (("population", 1), ("inner", 2), ("generations", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        at_least(self, population=1, inner=2, generations=1)
 
     def propose(self, space: Space, configs: Sequence[Config], *, costs: Array, seed: int) -> Config:
         """See `Proposer`."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pliant.core import Config, Facts, Space
+from pliant.core import Config, Facts, Space, at_least
 from pliant.search import codes as c
 from pliant.search.pareto import Array, crowding, ranks
 from pliant.search.searchers.contract import candidates, one_new, rng_at
@@ -44,8 +44,7 @@ class Nsga2:
     mutation: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.population < 2:
-            raise ValueError(f"population must be at least 2, got {self.population}")
+        at_least(self, population=2)
         if not (0 <= self.crossover <= 1 and 0 <= self.mutation <= 1):
             raise ValueError(f"crossover and mutation are shares, got {self.crossover} and {self.mutation}")
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from pliant.core import Config, Facts, Space
+from pliant.core import Config, Facts, Space, at_least
 from pliant.search import codes as c
 from pliant.search.pareto import Array, improvements, nondominated
 from pliant.search.predict import Predictor, fit
@@ -53,9 +53,7 @@ class Ridge:
     generations: int = 8
 
     def __post_init__(self) -> None:
-        for name, least in (("initial", 0), ("pool", 16), ("draws", 1), ("generations", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        at_least(self, initial=0, pool=16, draws=1, generations=1)
 
     def propose(self, space: Space, configs: Sequence[Config], *, costs: Array, seed: int) -> Config:
         """See `Proposer`."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pliant.core import Config, Facts, Knob, Space
+from pliant.core import Config, Facts, Knob, Space, at_least
 from pliant.search import codes as c
 from pliant.search.pareto import Array
 from pliant.search.searchers.contract import rng_at
@@ -75,8 +75,7 @@ class Gp:
     initial: int = 10
 
     def __post_init__(self) -> None:
-        if self.initial < 1:
-            raise ValueError(f"initial must be at least 1, got {self.initial}")
+        at_least(self, initial=1)
 
     def propose(self, space: Space, configs: Sequence[Config], *, costs: Array, seed: int) -> Config:
         """See `Proposer`."""

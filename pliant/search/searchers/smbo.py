@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from pliant.core import Config, Facts, Space
+from pliant.core import Config, Facts, Space, at_least
 from pliant.search import codes as c
 from pliant.search.pareto import Array
 from pliant.search.searchers.contract import candidates, rng_at
@@ -49,9 +49,7 @@ class Smbo:
     chance: float = 0.1
 
     def __post_init__(self) -> None:
-        for name, least in (("initial", 2), ("pool", 16), ("trees", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        at_least(self, initial=2, pool=16, trees=2)
         if not 0 <= self.chance <= 1:
             raise ValueError(f"chance must be in [0, 1], got {self.chance}")
 
