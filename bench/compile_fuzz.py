@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 from select import select
 from typing import Any
@@ -165,9 +166,9 @@ def _mutate(value: Any, source: random.Random) -> None:
         elif kind == 1 and isinstance(inner, int) and not isinstance(inner, bool):
             value[key] = inner + source.choice((-1, 1, 1000))
         elif kind == 2 and isinstance(value, list):
-            value.append(inner)
+            value.append(deepcopy(inner))
         else:
-            value[key] = source.choice(_ODD)
+            value[key] = deepcopy(source.choice(_ODD))  # what is put in may be changed in its turn
         return
 
 
