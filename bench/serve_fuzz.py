@@ -1,40 +1,118 @@
-"""serve-fuzz: malformed requests, half of them raw bytes and half JSON that is nearly right, against a real server.
+"""serve-fuzz: malformed requests against a real server: raw bytes, JSON that is nearly right, and schemathesis.
 
 Every request must be answered with a status below 500 (or 503) or, for raw bytes, the connection be closed; the server
-must live on and answer a right request after every 500.
+must live on and answer a right request again and again. What schemathesis makes of the description of the routes
+(`described`) must also be answered as it says (`undescribed` counts those that are not).
 """
 
 import asyncio
 import json
 import random
+from collections.abc import Callable
 from typing import Any
+
+import requests as blocking
+import schemathesis
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis.core.failures import Failure, FailureGroup
+from schemathesis.core.result import Err
+from schemathesis.specs.openapi import checks
 
 from bench._common import Outcome, one_thread
 from bench._serving import artifact, server
 from pliant_runtime.serving.load import Client, body_of, discover
 
-REQUIRED = ("requests", "crashes", "hangs", "server_errors", "silent", "unexplained")
-SLO_S, LANES, PATIENCE_S = 1.0, 16, 20.0
+REQUIRED = ("requests", "crashes", "hangs", "server_errors", "silent", "unexplained", "undescribed")
+SLO_S, LANES, PATIENCE_S, RELOAD_S = 1.0, 16, 20.0, 300.0
+DESCRIBED = 0.2  # share of the requests that schemathesis makes
+RELOADS = 5  # a load reads the artifact again, which takes seconds
 STRANGE: tuple[Any, ...] = (
     None, True, -1, 0, 1.5, 1e308, 10**40, "", "x", "\u0000", "\ud83d", [], {}, [[]], [None], {"a": 1}, "FP32", "BYTES",
     [-1], [1, 2, 3], [2**31], [0], ["1"], [[1], [1, 2]],
 )  # fmt: skip
+CONFORM = [
+    checks.status_code_conformance, checks.content_type_conformance, checks.response_headers_conformance,
+    checks.response_schema_conformance,
+]  # fmt: skip
 
 
 def run(requests: int = 100_000) -> Outcome:
     """The row."""
     one_thread()
+    described = round(DESCRIBED * requests)
     with server(artifact(), SLO_S) as (running, address):
-        counts = asyncio.run(_fuzz(address, requests))
+        counts = asyncio.run(_fuzz(address, requests - described))
+        _describe(address, described, counts)
         counts["crashes"] += int(running.poll() is not None)
-    return Outcome(counts, "mutated requests", [0], settings={"lanes": LANES})
+    return Outcome(counts, "mutated requests", [0], settings={"lanes": LANES, "described": DESCRIBED})
+
+
+def _describe(address: str, requests: int, counts: dict[str, float]) -> None:
+    """Requests that schemathesis draws from /openapi.json, right and wrong ones, for every operation."""
+    schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
+    found = []
+    for result in schema.get_all_operations():
+        if isinstance(result, Err):
+            raise result.err()
+        found.append(result.ok())
+    infer = schema["/v2/models/{name}/infer"]["POST"]
+    every = [(operation, mode) for operation in found for mode in schemathesis.GenerationMode]
+    until = counts["requests"] + requests
+    with blocking.Session() as session:
+        for operation, mode in every:
+            most = RELOADS if operation.path.endswith("/load") else max(1, requests // (2 * len(every)))
+            _drawn(operation, mode, most, 0, _sender(address, session, counts))
+        number = 0
+        while counts["requests"] < until:  # operations without anything to vary leave their share to inference
+            number += 1
+            mode = list(schemathesis.GenerationMode)[number % 2]
+            most = round(min(1000, until - counts["requests"]))
+            _drawn(infer, mode, most, number, _sender(address, session, counts))
+
+
+def _drawn(operation: Any, mode: Any, most: int, number: int, send: Callable[[Any], None]) -> None:
+    sends = given(case=operation.as_strategy(generation_mode=mode))(lambda case: send(case))
+    quiet = settings(max_examples=most, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    try:
+        seed(number)(quiet(sends))()
+    except Unsatisfiable:
+        return  # nothing about this operation can be wrong
+    except blocking.ConnectionError as error:
+        raise ConnectionError(f"{operation.label}: the server is gone") from error
+
+
+def _sender(address: str, session: blocking.Session, counts: dict[str, float]) -> Callable[[Any], None]:
+    def send(case: Any) -> None:
+        counts["requests"] += 1
+        counts["described"] += 1
+        try:
+            patience = RELOAD_S if case.path.endswith("/load") else PATIENCE_S
+            reply = case.call(base_url=address, session=session, timeout=patience)
+        except blocking.Timeout:
+            counts["hangs"] += 1
+            print(f"  no answer to {case.method} {case.path} {str(case.body)[:600]}", flush=True)
+            return
+        except (ValueError, blocking.exceptions.InvalidHeader):
+            return  # the client itself refuses to send it
+        counts["accepted" if reply.status_code < 400 else "refused"] += 1
+        counts["server_errors"] += reply.status_code >= 500 and reply.status_code != 503
+        counts["unexplained"] += reply.status_code >= 400 and b'"error"' not in reply.content and case.method != "HEAD"
+        try:
+            case.validate_response(reply, checks=CONFORM)
+        except (Failure, FailureGroup) as failure:
+            if not counts["undescribed"]:
+                print(f"  not as described: {str(failure)[:600]}", flush=True)
+            counts["undescribed"] += 1
+
+    return send
 
 
 async def _fuzz(address: str, requests: int) -> dict[str, float]:
     client = Client(address)
     target = await discover(client)
     right = body_of(target, 1)
-    counts = dict.fromkeys((*REQUIRED, "refused", "accepted"), 0.0)
+    counts = dict.fromkeys((*REQUIRED, "refused", "accepted", "described"), 0.0)
     host, port = address.removeprefix("http://").split(":")
 
     async def lane(seed: int) -> None:
@@ -47,12 +125,13 @@ async def _fuzz(address: str, requests: int) -> dict[str, float]:
                 found = await asyncio.wait_for(_exchange(host, int(port), sent), PATIENCE_S)
             except TimeoutError:
                 counts["hangs"] += 1
+                print(f"  no answer to {sent[:600]!r}", flush=True)
                 continue
             except OSError:
                 found = b""
             counts["requests"] += 1
             _count(counts, found)
-            if number % 500 == 499 and (await client.call("POST", target.path, *right)).status not in (200, 503):
+            if number % 100 == 99 and (await client.call("POST", target.path, *right)).status not in (200, 503):
                 counts["crashes"] += 1
 
     await asyncio.gather(*(lane(seed) for seed in range(LANES)))

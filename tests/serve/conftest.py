@@ -1,5 +1,6 @@
 """A latency table as a convolutional family has it, and a trained artifact of three sub-networks."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant_runtime.serving.table import Table
+from tests.serve.servers import background
 
 ROWS = (1, 2, 4, 8, 16, 32)
 CONV_MS = (0.2, 0.5, 1.0, 2.0, 3.5, 5.4)  # cost per row does not fall with the batch
@@ -49,3 +51,9 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     configs = [net.space.smallest(), net.space.sample(generator), net.space.largest()]
     data = (x, x[:, :3].argmax(1).astype(np.int64))
     return compile(net, tmp_path_factory.mktemp("serve") / "net.pliant", configs=configs, data=data)
+
+
+@pytest.fixture(scope="session")
+def address(artifact: Path) -> Iterator[str]:
+    with background(artifact) as found:
+        yield found

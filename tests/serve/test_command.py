@@ -1,6 +1,8 @@
 """Simulation and load from both command lines, and the plots."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -68,3 +70,20 @@ def test_plots_are_well_formed_and_escape_names() -> None:
     assert [child.get("y") for child in root] == ["0", "300"]
     with pytest.raises(ValueError, match="nothing to draw"):
         chart("empty", {"a": []}, x="x", y="y")
+
+
+def test_without_the_extra_all_but_serving_works_and_the_error_names_it(measured: Path) -> None:
+    absent = "import sys; sys.modules.update(dict.fromkeys(('fastapi', 'starlette', 'uvicorn', 'prometheus_client')));"
+    run = "from pliant_runtime.__main__ import main; sys.exit(main(sys.argv[1:]))"
+
+    def command(*words: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run([sys.executable, "-c", absent + run, *words], capture_output=True, text=True)
+
+    served = command("serve", "nowhere", "--slo-ms", "5")
+    assert served.returncode == 1
+    assert "pip install 'pliant-runtime[serve]'" in served.stderr
+    assert served.stderr.count("\n") == 1
+    simulated = command("simulate", str(measured), "--slo-ms", "0")
+    assert "positive time" in simulated.stderr  # it came as far as its own checks
+    library = "import pliant_runtime.serving, pliant_runtime.serving.service, pliant_runtime.serving.load"
+    assert subprocess.run([sys.executable, "-c", absent + library]).returncode == 0

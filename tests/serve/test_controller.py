@@ -71,21 +71,33 @@ def test_a_wrong_table_is_refused(rows: tuple[int, ...], seconds: object, qualit
         Table(rows, seconds, quality)  # type: ignore[arg-type]
 
 
-def test_the_correction_follows_as_a_retransmission_timer() -> None:
+def test_the_correction_is_time_taken_over_time_expected() -> None:
     correction = Correction()
-    correction.observe(2.0)
-    assert correction.mean == pytest.approx(1.125)
-    assert correction.deviation == pytest.approx(0.25)
-    assert correction.cautious == pytest.approx(1.625)
-    for _ in range(200):
-        correction.observe(2.0)
-    assert correction.cautious == pytest.approx(2.0, abs=1e-3)
+    assert (correction.mean, correction.cautious(0.02)) == (1.0, 0.02)
+    for step in range(400):  # nineteen of twenty short batches are untouched; the twentieth waits for a stolen slice
+        correction.observe(0.0042 if step % 20 == 0 else 0.0002, 0.0002, step * 1e-4)
+    # A mean of ratios that bounds each ratio to four means would say 1.2.
+    assert correction.mean == pytest.approx(2.0, rel=0.05)
 
 
-def test_one_stolen_time_slice_moves_the_correction_little() -> None:
+def test_the_deviation_grows_with_the_root_of_the_wait() -> None:
     correction = Correction()
-    correction.observe(1000.0)
-    assert correction.mean == pytest.approx(1.375)
+    for step in range(1000):
+        correction.observe((0.001, 0.003)[step % 2], 0.002, step * 0.002)
+    short, long = (correction.cautious(work) - correction.mean * work for work in (0.002, 0.032))
+    assert short == pytest.approx(2 * 0.001, rel=0.1)
+    assert long == pytest.approx(4 * short, rel=0.01)
+
+
+def test_what_was_learnt_fades_and_a_freak_counts_little() -> None:
+    correction = Correction()
+    correction.observe(60.0, 0.002, 60.0)  # the machine slept
+    assert correction.mean < 20
+    for step in range(100):
+        correction.observe(0.002, 0.002, 60.0 + step * 0.002)
+    assert correction.mean < 1.6
+    correction.observe(0.002, 0.002, 80.0)
+    assert correction.mean == pytest.approx(1.0, abs=1e-3)
 
 
 # -- choosing ---------------------------------------------------------------------------------------------------------
@@ -110,17 +122,22 @@ def test_a_long_queue_takes_the_largest_that_drains_in_time(conv: Table) -> None
     assert work.subnet == 2
 
 
-def test_the_arrival_rate_alone_rules_a_size_out(conv: Table) -> None:
+def test_the_arrival_rate_rules_sizes_out_and_what_time_is_left_goes_to_the_next(conv: Table) -> None:
     control = Controller(conv, SLO)
-    for step in range(600):  # 400 per second: 3.5 ms would keep it busy 1.4 times, 2 ms 0.8 times
+    chosen = []
+    for step in range(1200):  # 400 per second: 2 ms keep it busy 0.8 times, 3.5 ms 1.4 times
         now = step / 400
         let_in(control, now)
         work = control.next_batch(now)
         assert work is not None
         control.done(work, work.expected)
-    assert work is not None
-    assert work.subnet == 3
+        chosen.append(work.subnet)
     assert control.rate(now) == pytest.approx(400, rel=0.02)
+    assert [control.keeps_up(number, now) for number in range(6)] == [True] * 4 + [False] * 2
+    later = chosen[400:]
+    assert set(later) == {3, 4}
+    busy = sum(conv.cost(number, 1) for number in later) / (len(later) / 400)
+    assert busy == pytest.approx(0.95, abs=0.02)  # rho, and not 0.8
 
 
 def test_the_rate_is_forgotten_in_silence(conv: Table) -> None:
@@ -136,7 +153,7 @@ def test_a_slow_machine_takes_smaller_ones(conv: Table) -> None:
     def chosen(ratio: float) -> int:
         control = Controller(conv, Settings(slo_s=0.05, rate_window_s=100.0))
         for _ in range(100):
-            control.correction.observe(ratio)
+            control.correction.observe(ratio * 0.01, 0.01, 0.0)
         for _ in range(6):
             let_in(control, 0.0)
         return control.next_batch(0.0).subnet  # type: ignore[union-attr]
@@ -159,7 +176,7 @@ def test_up_waits_and_down_does_not(conv: Table) -> None:
     assert [serve(2.0), serve(3.0), serve(4.0), serve(5.0)] == [2, 3, 4, 5]
     for _ in range(40):
         let_in(control, 6.0)
-    assert control.next_batch(6.0).subnet == 0  # type: ignore[union-attr]
+    assert control.next_batch(6.0).subnet == 1  # type: ignore[union-attr]
 
 
 def test_a_batch_holds_what_waits_up_to_the_size_that_gains(matmul: Table) -> None:
@@ -169,6 +186,26 @@ def test_a_batch_holds_what_waits_up_to_the_size_that_gains(matmul: Table) -> No
     work = control.next_batch(0.0)
     assert work is not None
     assert (work.rows, control.queued_rows) == (32, 8)
+
+
+def test_batches_are_shorter_on_a_slow_machine() -> None:
+    table = Table((1, 8, 32), ((0.004, 0.006, 0.012),), (1.0,))
+
+    def batch(slow: float) -> tuple[int, int]:
+        control = Controller(table, Settings(slo_s=0.05))  # a quarter is 12.5 ms, an eighth 6.25 ms
+        for step in range(100):
+            let_in(control, 0.01 * step)
+            work = control.next_batch(0.01 * step)
+            assert work is not None
+            control.done(work, slow * work.expected)
+        for _ in range(4):
+            control.arrive(1.0, 8)
+        work = control.next_batch(1.0)
+        assert work is not None
+        return work.rows, control.queued_rows
+
+    assert batch(1.0) == (32, 0)
+    assert batch(2.0) == (8, 16)  # the fourth was not let in
 
 
 def test_no_batch_without_a_free_lane(conv: Table) -> None:
@@ -247,7 +284,7 @@ def test_order_is_kept(conv: Table) -> None:
 def test_a_correction_gone_wild_cannot_lock_the_door(conv: Table) -> None:
     control = Controller(conv, SLO)
     for _ in range(100):
-        control.correction.observe(1e9)
+        control.correction.observe(1e9, 0.001, 0.0)
     let_in(control, 0.0)
     assert control.next_batch(0.0) is not None
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import shutil
 import socket
 from collections.abc import Awaitable, Callable
@@ -11,9 +12,11 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pliant_runtime import load
-from pliant_runtime.serving.app import App, asgi
+from pliant_runtime.serving import http
+from pliant_runtime.serving.app import create_app
 from pliant_runtime.serving.controller import Settings
 from pliant_runtime.serving.http import Server
 from pliant_runtime.serving.load import Client, body_of, discover, drive, told
@@ -21,15 +24,11 @@ from pliant_runtime.serving.messages import Limits
 from pliant_runtime.serving.metrics import Metrics
 from pliant_runtime.serving.model import Model
 from pliant_runtime.serving.service import Service
-from pliant_runtime.serving.table import Table
 from pliant_runtime.serving.trace import Phase
+from tests.serve.servers import TABLE
 
 X = [[10, 200, 30, 4, 5, 6]]
 PATH = "/v2/models/Net/infer"
-# Tests must not depend on how busy the machine is, so the promise is long.
-TABLE = Table((1, 8), ((0.001, 0.004), (0.002, 0.008), (0.003, 0.012)), (0.7, 0.8, 0.9))
-
-
 CHUNK = b"7530\r\n" + b"x" * 30_000 + b"\r\n"
 
 
@@ -58,15 +57,19 @@ def serving(
     async def main() -> None:
         model = Model(load(artifact), TABLE)
         service = Service(artifact, model, Settings(slo_s=slo_s), metrics=Metrics(slo_s))
-        server = Server(App(service, limits or Limits(body=100_000, rows=64)))
+        server = Server(service, limits or Limits(body=100_000, rows=64), drain_s=0.3)
         listening = socket.create_server(("127.0.0.1", 0))
-        await server.start(listening)
-        running = Running(server, service, listening.getsockname())
+        address = listening.getsockname()
+        task = asyncio.create_task(server.serve(sockets=[listening]))
+        while not server.started:
+            await asyncio.sleep(0.005)
+        running = Running(server, service, address)
         try:
             await test(running)
         finally:
             await running.client.close()
-            await server.drain(still_s=0.0)
+            server.should_exit = True
+            await asyncio.wait_for(task, 20)
 
     asyncio.run(main())
 
@@ -140,16 +143,17 @@ def test_wrong_addresses(artifact: Path, method: str, path: str, status: int) ->
     ("sent", "status"),
     [
         (b"\x00\x01\x02\r\n\r\n", 400),
-        (b"GET /v2 HTTP/9.9\r\nHost: a\r\n\r\n", 505),
+        (b"GET /v2 HTTP/9.9\r\nHost: a\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n\r\n", 400),  # no Host
         (b"POST /v2 HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", 400),
         (b"POST /v2 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
         (b"POST /v2 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"POST /v2 HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc", 400),
         (b"GET /v2 HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 40_000 + b"\r\n\r\n", 431),
         (b"POST /v2 HTTP/1.1\r\nHost: a\r\nContent-Length: 100001\r\n\r\n", 413),
         (b"POST /v2 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNK * 4 + b"0\r\n\r\n", 413),
     ],
-    ids=["noise", "version", "no-host", "length", "two-lengths", "chunk", "header", "declared", "chunked"],
+    ids=["noise", "version", "no-host", "length", "two-lengths", "chunk", "cut", "header", "declared", "chunked"],
 )  # fmt: skip
 def test_malformed_bytes_get_an_answer(artifact: Path, sent: bytes, status: int) -> None:
     async def test(running: Running) -> None:
@@ -167,6 +171,51 @@ def test_pipelined_requests_are_answered_in_order_and_half_closed_ones_too(artif
         other = b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n"
         found = await running.raw(one + other + one)
         assert [part[:3] for part in found.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404", b"200"]
+
+    serving(artifact, test)
+
+
+def test_without_httptools_h11_reads_the_wire(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "find_spec", lambda name: None)
+
+    async def test(running: Running) -> None:
+        assert issubclass(running.server.config.http_protocol_class, H11Protocol)
+        assert (await running.client.call("POST", PATH, document())).status == 200
+        half_closed = await running.raw(b"GET /v2 HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert half_closed.startswith(b"HTTP/1.1 200 ")
+        for sent, status in (
+            (b"\x00\x01\r\n\r\n", 400),
+            (b"POST /v2 HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc", 400),
+            (b"POST /v2 HTTP/1.1\r\nHost: a\r\nContent-Length: 100001\r\n\r\n", 413),
+            (b"GET /v2 HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 40_000 + b"\r\n\r\n", 431),
+        ):
+            found = await running.raw(sent)
+            assert found.startswith(f"HTTP/1.1 {status} ".encode()), found[:100]
+            assert b'"error"' in found
+
+    serving(artifact, test)
+
+
+def test_random_bytes_never_silence_the_server(artifact: Path) -> None:
+    draw = random.Random(0)
+    body, right = document(), f"POST {PATH} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n".encode()
+    whole = right + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+    def damaged() -> bytes:
+        sent = bytearray(whole)
+        for _ in range(draw.choice((1, 2, 8))):
+            place = draw.randrange(len(sent))
+            sent[place : place + draw.randrange(4)] = draw.randbytes(draw.randrange(4))
+        return bytes(sent)
+
+    async def test(running: Running) -> None:
+        for _ in range(150):
+            found = await running.raw(damaged())
+            status = int(found[9:12]) if found else 400
+            assert status < 500 or status == 503, found[:300]
+            assert status < 400 or not found or b'"error"' in found
+        assert (await running.client.call("POST", PATH, body)).status == 200
+        assert len(running.server.server_state.connections) <= 2
 
     serving(artifact, test)
 
@@ -269,14 +318,14 @@ def test_draining_is_told_and_what_is_under_way_is_answered(artifact: Path) -> N
     async def test(running: Running) -> None:
         sent = [asyncio.create_task(running.client.call("POST", PATH, document())) for _ in range(20)]
         await asyncio.sleep(0.01)
-        drain = asyncio.create_task(running.server.drain(still_s=0.3))
+        running.server.drain()
         await asyncio.sleep(0.05)
         ready = await running.client.call("GET", "/v2/health/ready")
         assert ready.status == 503
         assert ready.headers["connection"] == "close"
         assert (await running.client.call("GET", "/v2/health/live")).status == 200
         assert {reply.status for reply in await asyncio.gather(*sent)} == {200}
-        await drain
+        await asyncio.sleep(0.6)
         with pytest.raises(ConnectionError):
             await running.client.call("GET", "/v2")
 
@@ -316,10 +365,10 @@ def test_a_dead_server_is_failures_not_an_exception(artifact: Path) -> None:
         Client("localhost:8000")
 
 
-def test_the_routes_under_an_asgi_server(artifact: Path) -> None:
+def test_the_routes_under_another_asgi_server(artifact: Path) -> None:
     async def main() -> None:
         service = Service(artifact, Model(load(artifact), TABLE), Settings(slo_s=30.0), metrics=Metrics(30.0))
-        transport = httpx2.ASGITransport(asgi(App(service, Limits(body=1000))))
+        transport = httpx2.ASGITransport(create_app(service, Limits(body=1000)))
         async with httpx2.AsyncClient(transport=transport, base_url="http://a") as client:
             reply = await client.post(PATH, content=document())
             assert reply.status_code == 200

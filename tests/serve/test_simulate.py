@@ -45,6 +45,43 @@ def test_the_step_is_absorbed(conv: Table, noise: Noise) -> None:
     assert all(figures["offered"] == figures["answered"] + figures["shed"] for figures in found.values())
 
 
+FASHION = (1.32, 1.62, 2.45, 3.44, 7.34, 9.03)  # measured: 32 images on six widths of a residual network
+
+
+@pytest.fixture
+def fashion(conv: Table) -> Table:
+    return Table((1, 32), tuple((ms / 1e3, 32 * ms / 1e3) for ms in FASHION), conv.quality)
+
+
+@pytest.mark.parametrize(
+    ("noise", "of_offered"),
+    [
+        (Noise(0.3, spikes_per_s=5.0, spike_s=0.01), 0.999),
+        (Noise(0.1, ours_s=0.008, away_s=0.004), 0.98),
+        (Noise(0.1, ours_s=0.004, away_s=0.004), 0.90),
+    ],
+    ids=["slices-stolen", "two-thirds-of-a-core", "half-a-core"],
+)
+def test_a_core_shared_with_others_costs_size_and_not_answers(fashion: Table, noise: Noise, of_offered: float) -> None:
+    settings = Settings(slo_s=6 * 0.00903)
+    found = compared(fashion, settings, profile("step", rate=1 / 0.00903, seconds=8), noise=noise)
+    ours, smallest = found["adaptive"], found["smallest"]
+    assert ours["in_slo_share"] >= 0.995
+    assert ours["in_slo_of_offered"] >= of_offered
+    assert ours["in_slo_of_offered"] >= smallest["in_slo_of_offered"] - 0.01  # nobody could do better than this one
+    assert ours["quality"] > smallest["quality"] + 0.5
+
+
+def test_a_shared_core_is_away_as_long_as_it_is_said_to_be() -> None:
+    table = Table((1,), ((0.001,),), (1.0,))
+    times = [0.002 * step for step in range(5000)]
+    noise = Noise(ours_s=0.004, away_s=0.004)
+    control = Controller(table, Settings(slo_s=10.0))
+    samples = simulate(control, times, noise=noise)
+    assert samples[-1].at + samples[-1].latency == pytest.approx(10.0, rel=0.05)  # five seconds of work at half a core
+    assert simulate(Controller(table, Settings(slo_s=10.0)), times, noise=noise) == samples
+
+
 def test_tenfold_overload_sheds_and_keeps_what_it_let_in(conv: Table) -> None:
     figures = at_load(conv, SLO, 40 * UNIT, requests=6000)
     assert figures["shed"] > 1000

@@ -10,7 +10,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
 from pliant_runtime.serving.load import Client, Target, discover, drive
 from pliant_runtime.serving.trace import Phase, Sample
@@ -80,3 +83,51 @@ def test_what_cannot_be_served_is_said_in_one_line(artifact: Path, tmp_path: Pat
 
     assert "promise" in failing("serve", str(artifact), "--slo-ms", "0.0001", "--port", "0")
     assert "program.json" in failing("simulate", str(tmp_path), "--slo-ms", "10")
+
+
+class Heavy(nn.Module):
+    """64 MB of weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 4096), nn.Linear(4096, 4096)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(torch.relu(self.first(x)))
+        return out
+
+
+def private_mb(pid: int) -> float:
+    """Memory that no other process shares."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+
+
+def test_workers_share_the_memory_of_the_networks_those_rearranged_too(tmp_path: Path) -> None:
+    from pliant.deploy import compile
+
+    torch.manual_seed(0)
+    path = compile(Heavy().eval(), tmp_path / "heavy", example=torch.randn(2, 64))
+    command = [sys.executable, "-m", "pliant_runtime", "serve", str(path), "--slo-ms", "20000", "--port", "0"]
+    running = subprocess.Popen(
+        [*command, "--workers", "2", "--drain-s", "0"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert running.stderr is not None
+        address = json.loads(running.stderr.readline())["address"]
+
+        async def ask() -> None:
+            for _ in range(12):  # a connection each, so that both workers have computed
+                client = Client(address)
+                target = await discover(client)
+                rows = np.ones((2, 64), np.float32)
+                shape = {"name": target.inputs[0]["name"], "shape": [2, 64], "datatype": "FP32"}
+                body = json.dumps({"inputs": [shape | {"data": rows.ravel().tolist()}]}).encode()
+                assert (await client.call("POST", target.path, body)).status == 200
+                await client.close()
+
+        asyncio.run(ask())
+        assert [private_mb(pid) < 40 for pid in workers(running.pid)] == [True, True]
+    finally:
+        running.terminate()
+        running.communicate(timeout=30)

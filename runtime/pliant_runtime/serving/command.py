@@ -14,7 +14,7 @@ from pliant_runtime.serving.trace import PROFILES, Phase, Sample, profile
 
 Json = dict[str, Any]
 Say = Callable[[str], None]
-H11 = "serving needs h11; install it with: pip install 'pliant-runtime[serve]'"
+EXTRA = "serving needs FastAPI, uvicorn and prometheus-client: pip install 'pliant-runtime[serve]'"
 
 
 def serve(
@@ -34,13 +34,13 @@ def serve(
 
     Raises:
         ArtifactError, ValueError, OSError: as `workers.serve`.
-        ModuleNotFoundError: h11 is not installed.
+        ModuleNotFoundError: the extra `serve` is not installed.
     """
     try:
         from pliant_runtime.serving.workers import Options
         from pliant_runtime.serving.workers import serve as run
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error}; {H11}") from error
+        raise ModuleNotFoundError(f"{error}; {EXTRA}") from error
 
     if policy not in POLICIES:
         raise ValueError(f"no policy {policy!r}; there are {', '.join(POLICIES)}")

@@ -4,7 +4,8 @@ The same object runs in the server and in the simulator. It keeps one queue, fir
 time with every call. For every batch it takes the largest sub-network that
 
 1. drains everything queued in time: each request by `arrival + safety * promise - overhead`, and
-2. sustains the arrival rate: rate * seconds per row <= `rho` of the lanes.
+2. sustains the arrival rate: rate * seconds per row <= `rho` of the lanes; one step larger as long as what ran lately
+   leaves time for it.
 
 A request is let in if the smallest sub-network finishes it, behind all that is queued, within `admit` of its promise.
 What was let in is never dropped. Khare et al., "SuperServe"
@@ -12,11 +13,12 @@ What was let in is never dropped. Khare et al., "SuperServe"
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
-from typing import final
 
+from pliant_runtime.serving.policies import POLICIES as POLICIES
+from pliant_runtime.serving.policies import Adaptive, Policy, View
+from pliant_runtime.serving.policies import policy as policy
 from pliant_runtime.serving.table import Correction, Table
 
 
@@ -96,109 +98,6 @@ class Work:
         return sum(ticket.rows for ticket in self.tickets)
 
 
-@dataclass(frozen=True)
-class View:
-    """What a policy sees when it chooses."""
-
-    now: float
-    controller: "Controller"
-
-
-class Policy(ABC):
-    """A rule that names the sub-network of the next batch."""
-
-    @abstractmethod
-    def choose(self, view: View) -> int:
-        """The sub-network of the next batch."""
-
-    @abstractmethod
-    def admits_by(self, table: Table) -> int:
-        """The sub-network whose speed decides who is let in."""
-
-
-@final
-class Adaptive(Policy):
-    """The rule of this module."""
-
-    def __init__(self) -> None:
-        self._level = 0
-        self._since: float | None = None
-
-    def choose(self, view: View) -> int:
-        """The largest that keeps both conditions; down at once, up after `up_hold_s`."""
-        control, now = view.controller, view.now
-        ladder = control.table.ladder
-        best = next((n for n in reversed(range(len(ladder))) if control.keeps_up(ladder[n], now)), 0)
-        hold = control.settings.up_hold_s
-        if best <= self._level or hold == 0:
-            self._level, self._since = best, None
-        elif self._since is None:
-            self._since = now
-        elif now - self._since >= hold:
-            self._level, self._since = self._level + 1, now
-        return ladder[self._level]
-
-    def admits_by(self, table: Table) -> int:
-        """The smallest."""
-        return table.ladder[0]
-
-
-@final
-class Static(Policy):
-    """Always the same sub-network: counted on the ladder, so 0 is the smallest and -1 the largest."""
-
-    def __init__(self, level: int) -> None:
-        self._level = level
-
-    def choose(self, view: View) -> int:
-        """Its own."""
-        return view.controller.table.ladder[self._level]
-
-    def admits_by(self, table: Table) -> int:
-        """Its own."""
-        return table.ladder[self._level]
-
-
-@final
-class RoundRobin(Policy):
-    """One sub-network after the other."""
-
-    def __init__(self) -> None:
-        self._turn = -1
-
-    def choose(self, view: View) -> int:
-        """The next."""
-        ladder = view.controller.table.ladder
-        self._turn = (self._turn + 1) % len(ladder)
-        return ladder[self._turn]
-
-    def admits_by(self, table: Table) -> int:
-        """The one whose cost is nearest to the mean cost."""
-        costs = {number: table.row_seconds(number) for number in table.ladder}
-        mean = sum(costs.values()) / len(costs)
-        return min(costs, key=lambda number: abs(costs[number] - mean))
-
-
-def policy(name: str) -> Policy:
-    """`adaptive`, `largest`, `smallest` or `round_robin`.
-
-    Raises:
-        ValueError: another name.
-    """
-    made = {
-        "adaptive": Adaptive,
-        "largest": lambda: Static(-1),
-        "smallest": lambda: Static(0),
-        "round_robin": RoundRobin,
-    }
-    if name not in made:
-        raise ValueError(f"no policy {name!r}; there are {', '.join(made)}")
-    return made[name]()
-
-
-POLICIES = ("adaptive", "largest", "smallest", "round_robin")
-
-
 class Controller:
     """One queue, the rule that empties it, and the door before it. Times are seconds of any one clock.
 
@@ -216,11 +115,20 @@ class Controller:
         self._running: dict[int, tuple[Work, float]] = {}
         self._numbers = 0
         self._free_rows, self._pinned_seconds = 0, 0.0  # what waits, kept up to date so that the door is O(1)
-        self._rate, self._rate_at = 0.0, 0.0
+        self._rate = self._rate_at = self._busy = self._busy_at = 0.0
         self._lags: deque[float] = deque([0.0] * 3, maxlen=3)
-        # A batch longer than a quarter of the promise makes whoever comes next wait too long.
-        self._longest = settings.slo_s / 4
-        self._batch = [table.batch_rows(number, self._longest) for number in range(len(table))]
+        self._alone = [table.batch_rows(number, settings.slo_s / 4) for number in range(len(table))]
+        self._fit(1.0)
+
+    def _fit(self, slow: float) -> None:
+        """Sizes of batches on a machine that is `slow` times slower than measured."""
+        # A batch longer than a quarter of the promise makes whoever comes next wait too long. A very slow machine keeps
+        # an eighth of what was measured all the same: smaller batches would only make it slower.
+        longest = self.settings.slo_s / 4 / min(2.0, max(1.0, slow))
+        numbers = range(len(self.table))
+        self._fitted = slow
+        self._batch = [self.table.batch_rows(number, longest) for number in numbers]
+        self._row_seconds = [self.table.cost(number, self._batch[number]) / self._batch[number] for number in numbers]
 
     # -- what goes in ------------------------------------------------------------------------------------------------
 
@@ -266,11 +174,10 @@ class Controller:
         if not self._queue and not self._running and self.lag == 0.0:
             # Nothing to wait for. Without this rule a correction that once rose too far could never come down again.
             return None
-        factor = self.correction.cautious
         own_rows, own_seconds = (rows, 0.0) if pin is None else (0, alone)
         queued = self._pinned_seconds + own_seconds
         queued += self.table.drain(smallest, self._free_rows + own_rows, batch=self._batch[smallest])
-        wait = (self._left(now) + queued * factor) / self.settings.lanes + self._overhead
+        wait = (self._left(now) + self.correction.cautious(queued)) / self.settings.lanes + self._overhead
         if wait <= allowed:
             return None
         return Shed(
@@ -286,7 +193,7 @@ class Controller:
             self._pinned_seconds = 0.0  # sums of floats drift
 
     def _pinned(self, pin: int, rows: int) -> float:
-        return self.table.drain(pin, rows, batch=self._batch[pin])
+        return self.table.drain(pin, rows, batch=self._alone[pin])
 
     def _count(self, now: float, rows: int) -> None:
         self._rate = self.rate(now) + rows / self.settings.rate_window_s
@@ -314,25 +221,44 @@ class Controller:
         self._numbers += 1
         work = Work(self._numbers, subnet, tuple(tickets), self.table.cost(subnet, rows))
         self._running[work.number] = work, now
+        self._busy = self._fading(self._busy, self._busy_at, now) + self._share(work.expected)
+        self._busy_at = now
         return work
 
     def done(self, work: Work, seconds: float, *, learn: bool = True) -> None:
-        """A batch has ended after so many seconds; with `learn` the table's correction follows."""
-        del self._running[work.number]
-        if learn:
-            self.correction.observe(seconds / work.expected)
+        """A batch has ended.
+
+        Args:
+            work: the batch.
+            seconds: how long it held its lane, the way into a thread and out of it included.
+            learn: whether that says anything about the table.
+        """
+        _, begun = self._running.pop(work.number)
+        if not learn:
+            return
+        self.correction.observe(seconds, work.expected, begun + seconds)
+        if not 0.9 < self.correction.mean / self._fitted < 1.1:
+            self._fit(self.correction.mean)
 
     def keeps_up(self, number: int, now: float) -> bool:
-        """Whether a sub-network drains the queue in time and sustains the arrival rate."""
-        settings, factor = self.settings, self.correction
-        row_seconds = self.table.row_seconds(number, self._longest)
-        if self.rate(now) * row_seconds * factor.mean > settings.rho * settings.lanes:
-            return False
-        cautious, left, overhead = factor.cautious, self._left(now), self._overhead
+        """Whether a sub-network sustains the arrival rate and drains the queue in time."""
+        seconds = self.rate(now) * self._row_seconds[number] * self.correction.mean
+        return seconds <= self.settings.rho * self.settings.lanes and self.drains(number, now)
+
+    def spares(self, number: int, now: float) -> bool:
+        """Whether what ran lately leaves time for the next request on a sub-network that cannot sustain the rate."""
+        rows = self._queue[0].rows if self._queue else 1
+        busy = self._fading(self._busy, self._busy_at, now) + self._share(self._row_seconds[number] * rows)
+        return busy <= self.settings.rho * self.settings.lanes
+
+    def drains(self, number: int, now: float) -> bool:
+        """Whether a sub-network answers everything that waits in time."""
+        settings, correction = self.settings, self.correction
+        left, overhead = self._left(now), self._overhead
 
         def late(ticket: Ticket, pinned: float, free: int) -> bool:
             seconds = pinned + self.table.drain(number, free, batch=self._batch[number])
-            ends = now + (left + seconds * cautious) / settings.lanes
+            ends = now + (left + correction.cautious(seconds)) / settings.lanes
             return ends > ticket.arrived + settings.safety * ticket.promise - overhead
 
         # The last one is late first in nearly all cases; asking it spares the walk through a long queue.
@@ -352,7 +278,14 @@ class Controller:
 
     def rate(self, now: float) -> float:
         """Rows per second that arrive, the refused ones too."""
-        return self._rate * math.exp(-max(0.0, now - self._rate_at) / self.settings.rate_window_s)
+        return self._fading(self._rate, self._rate_at, now)
+
+    def _fading(self, value: float, at: float, now: float) -> float:
+        return value * math.exp(-max(0.0, now - at) / self.settings.rate_window_s)
+
+    def _share(self, seconds: float) -> float:
+        """What work adds to the share of lanes that were busy within the window."""
+        return seconds * self.correction.mean / self.settings.rate_window_s
 
     def _left(self, now: float) -> float:
         """Seconds until all that runs now has ended, added up."""

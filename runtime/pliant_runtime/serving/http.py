@@ -1,268 +1,206 @@
-"""HTTP/1.1 on asyncio. h11 reads the wire; this file keeps limits, deadlines and order.
+"""uvicorn with what it leaves open: a cap on connections, limits for heads that never end, refusals that say why.
 
-A connection is read again only when its request was answered, bodies are read to their end before any refusal (a client
-that is still sending would see a reset instead of the answer), and connections beyond the limit get a 503 at once: what
-waits in sockets is invisible to the controller, so it must not grow.
+What waits in sockets is invisible to the controller, so it must not grow: connections beyond the cap get a 503 at once.
+httptools reads the wire and uvloop runs the loop where they are installed; h11 and asyncio do else.
 """
 
 import asyncio
-import socket
-import time
-from typing import Any
+import contextlib
+import http
+import logging
+import signal
+import sys
+from importlib.util import find_spec
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
-import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from pliant_runtime.serving.app import App
-from pliant_runtime.serving.messages import Refusal, Request, Response
-from pliant_runtime.serving.service import log
+from pliant_runtime.serving.app import create_app
+from pliant_runtime.serving.gate import CUT, HEAD_BYTES, LINGER_BYTES, LINGER_S
+from pliant_runtime.serving.messages import Limits, Refusal
+from pliant_runtime.serving.service import Service, log
 
-LINGER_S, LINGER_BYTES = 2.0, 64 << 20
-SWEEP_S = 0.5
-HEAD_BYTES = 16 << 10
+DRAIN_MOST_S = 10
 
 
-class Server:
-    """Accepts connections for an app.
+class Server(uvicorn.Server):
+    """Serves a service until SIGTERM, SIGINT or `drain`.
 
     Args:
-        app: what answers.
+        service: what answers.
+        limits: what one client may ask for.
+        drain_s: seconds to go on serving after the signal, while load balancers notice.
     """
 
-    def __init__(self, app: App) -> None:
-        self.app = app
-        self.connections: set[Connection] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
-        app.service.connections = lambda: len(self.connections)
+    def __init__(self, service: Service, limits: Limits, *, drain_s: float = 1.0) -> None:
+        self.service, self.limits, self._drain_s = service, limits, drain_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+        config = uvicorn.Config(
+            create_app(service, limits), http=type("_Connection", (Guard, _protocol()), {"guarded": self}),
+            ws="none", lifespan="on", log_config=None, access_log=False, server_header=False, date_header=False,
+            timeout_keep_alive=max(1, round(limits.idle_s)), timeout_graceful_shutdown=DRAIN_MOST_S, backlog=1024,
+        )  # fmt: skip
+        super().__init__(config)
+        service.connections = lambda: len(self.server_state.connections)
+        _one_log()
 
-    async def start(self, listening: socket.socket) -> None:
-        """Accept from a bound socket."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self), sock=listening, backlog=1024)
-        self.spawn(self._sweep())
-        self.spawn(self.app.service.watch())
+    async def startup(self, sockets: Any = None) -> None:
+        """Accept connections."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
 
-    def spawn(self, work: Any) -> None:
-        """Run a task and keep it alive."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._gone)
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End well. uvicorn's own would end at once and then kill the process with the same signal."""
+        if sig == signal.SIGINT and self.service.draining:
+            self.should_exit = self.force_exit = True
+        elif self._loop is None:
+            self.should_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self.drain)
 
-    def _gone(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log("task died", level="error", error=f"{type(error).__name__}: {error}")
+    def drain(self) -> None:
+        """Not ready from now on; serve for `drain_s`, take no more connections, answer what is there, end."""
+        if self.service.draining:
+            return
+        self.service.draining = True
+        log("draining", seconds=self._drain_s)
+        asyncio.get_running_loop().call_later(self._drain_s, self._end)
 
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            now = time.monotonic()
-            for connection in list(self.connections):
-                connection.expire(now)
-
-    async def drain(self, *, still_s: float, most_s: float = 10.0) -> None:
-        """End well: not ready, serve for `still_s`, take no more connections, answer what is there, close.
-
-        Args:
-            still_s: seconds to go on serving while load balancers notice.
-            most_s: seconds after which what is left is cut.
-        """
-        self.app.service.draining = True
-        log("draining", seconds=still_s)
-        await asyncio.sleep(still_s)
-        if self._server is not None:
-            self._server.close()
-        until = time.monotonic() + most_s
-        while any(connection.busy for connection in self.connections) and time.monotonic() < until:
-            await asyncio.sleep(0.01)
-        for connection in list(self.connections):
-            connection.close()
-        until = time.monotonic() + 1.0  # answers on their way
-        while self.connections and time.monotonic() < until:
-            await asyncio.sleep(0.005)
-        for connection in list(self.connections):
-            connection.close(now=True)
-        await asyncio.wait_for(self.app.service.close(), timeout=most_s)
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def _end(self) -> None:
+        self.should_exit = True
 
 
-class Connection(asyncio.Protocol):
-    """One client."""
+def _protocol() -> type[asyncio.Protocol]:
+    """uvicorn's own choice may fall on parsers that this module was never tried with."""
+    if not find_spec("httptools"):
+        return H11Protocol
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-    def __init__(self, server: Server) -> None:
-        self._server, self._limits = server, server.app.limits
-        self._wire = h11.Connection(h11.SERVER)
-        self._request: h11.Request | None = None
-        self._body, self._size = bytearray(), 0
-        self._lingering, self._paused = 0, False
-        self._transport: Any = None
-        self.busy = self._head = False
-        self._until = 0.0
+    return HttpToolsProtocol
 
-    # -- asyncio -----------------------------------------------------------------------------------------------------
+
+class Guard(H11Protocol if TYPE_CHECKING else object):  # type: ignore[misc]
+    """One client. Mixed into a protocol of uvicorn's; only what these have in common is used."""
+
+    guarded: Server
 
     def connection_made(self, transport: Any) -> None:
         """A client connects."""
-        self._transport = transport
-        self._until = time.monotonic() + self._limits.body_s
-        open_now = len(self._server.connections)
-        if open_now >= 2 * self._limits.connections:  # so many are being refused already
+        self._head, self._lingering = 0, 0
+        super().connection_made(transport)
+        limit, now_open = self.guarded.limits.connections, len(self.connections)
+        self._timer: asyncio.TimerHandle | None = self.loop.call_later(self.guarded.limits.body_s, self._silent)
+        if now_open > 2 * limit:  # so many are being refused already
             transport.abort()
-            return
-        full = open_now >= self._limits.connections
-        self._server.connections.add(self)
-        if full:
-            self._server.app.service.metrics.add("refused")
-            self._refuse(Refusal(503, f"{self._limits.connections} connections are open already", {"Retry-After": "1"}))
+        elif now_open > limit:
+            self.guarded.service.metrics.add("refused")
+            self._refuse(Refusal(503, f"{limit} connections are open already", {"Retry-After": "1"}))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
-        self._server.connections.discard(self)
+        self._unwatch()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Bytes come."""
         if self._lingering:
             self._lingering += len(data)
             if self._lingering > LINGER_BYTES:
-                self._transport.abort()
+                self.transport.abort()
             return
-        try:
-            self._wire.receive_data(data)
-        except h11.RemoteProtocolError as error:
-            self._malformed(error)
+        before, between = self.cycle, not self._answering
+        super().data_received(data)
+        if not between or self._lingering:
             return
-        if self.busy:
-            self._paused = True
-            self._transport.pause_reading()
-        else:
-            self._advance()
+        if self.cycle is not before:
+            self._head = 0
+            self._unwatch()
+            return
+        self._head += len(data)
+        if self._head > HEAD_BYTES:
+            self._refuse(Refusal(431, f"address and headers have at most {HEAD_BYTES} bytes"))
+        elif self._timer is None:
+            self._timer = self.loop.call_later(self.guarded.limits.body_s, self._silent)
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool | None:
         """The client sends no more; what it asked for is still answered."""
-        if self._lingering:
-            return False
-        try:
-            self._wire.receive_data(b"")
-        except h11.RemoteProtocolError:
-            return False
-        if self.busy:
-            return True
-        self._advance()
-        return self.busy
-
-    def expire(self, now: float) -> None:
-        """Close what has been silent, or has been sending, for too long."""
-        if self.busy or now < self._until:
-            return
-        if self._lingering or self._request is None:
-            self._transport.abort() if self._lingering else self._transport.close()
-        else:
-            self._refuse(Refusal(408, f"the request did not come in within {self._limits.body_s:g} s"))
-
-    def close(self, *, now: bool = False) -> None:
-        """Close at the end; with `now` what is not sent yet is lost."""
-        if now:
-            self._transport.abort()
-        else:
-            self._transport.close()
-
-    # -- requests ----------------------------------------------------------------------------------------------------
-
-    def _advance(self) -> None:
-        while not self.busy and not self._lingering:
-            try:
-                event = self._wire.next_event()
-            except h11.RemoteProtocolError as error:
-                self._malformed(error)
-                return
-            if event is h11.NEED_DATA:
-                if self._wire.they_are_waiting_for_100_continue:
-                    told = self._wire.send(h11.InformationalResponse(status_code=100, headers=[]))
-                    self._transport.write(told)
-                return
-            if event is h11.PAUSED or isinstance(event, h11.ConnectionClosed):
-                self._transport.close()
-                return
-            self._take(event)
-
-    def _take(self, event: Any) -> None:
-        if isinstance(event, h11.Request):
-            self._request, self._body, self._size = event, bytearray(), 0
-            self._head = event.method == b"HEAD"
-            self._until = time.monotonic() + self._limits.body_s
-            length = dict(event.headers).get(b"content-length", b"0")
-            if event.http_version not in (b"1.0", b"1.1"):
-                self._refuse(Refusal(505, "this server speaks HTTP/1.1"))
-            elif len(event.target) + sum(len(name) + len(value) for name, value in event.headers) > HEAD_BYTES:
-                self._refuse(Refusal(431, f"address and headers have at most {HEAD_BYTES} bytes"))
-            elif int(length) > self._limits.body:
-                self._too_large()
-        elif isinstance(event, h11.Data):
-            self._size += len(event.data)
-            if self._size > self._limits.body:
-                self._too_large()
-            else:
-                self._body += event.data
-        elif isinstance(event, h11.EndOfMessage) and self._request is not None:
-            self.busy = True
-            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self._request.headers}
-            method, path = self._request.method.decode("latin-1"), self._request.target.decode("latin-1")
-            self._server.spawn(self._answer(Request(method, path, headers, bytes(self._body))))
-            self._body = bytearray()
-
-    async def _answer(self, request: Request) -> None:
-        response = await self._server.app.respond(request)
-        self._request = None
-        if not self._send(response):
-            return
-        self.busy = False
-        if self._wire.our_state is h11.MUST_CLOSE or self._wire.their_state is not h11.DONE:
-            self._transport.close()
-            return
-        self._wire.start_next_cycle()
-        self._until = time.monotonic() + self._limits.idle_s
-        if self._paused:
-            self._paused = False
-            self._transport.resume_reading()
-        self._advance()
-
-    def _send(self, response: Response, *, last: bool = False) -> bool:
-        headers = [("Content-Type", response.kind), ("Content-Length", str(len(response.body)))]
-        headers += list(response.headers.items())
-        if last or self._server.app.service.draining:
-            headers.append(("Connection", "close"))
-        if self._transport.is_closing():
-            return False
-        # h11 refuses an answer where the wire is past one.
-        try:
-            pieces = [self._wire.send(h11.Response(status_code=response.status, headers=headers))]
-            if not self._head:
-                pieces.append(self._wire.send(h11.Data(data=response.body)))
-            pieces.append(self._wire.send(h11.EndOfMessage()))
-        except h11.LocalProtocolError:
-            self._transport.close()
-            return False
-        self._transport.write(b"".join(piece for piece in pieces if piece))
+        if not self._answering:
+            return None
+        waiting = getattr(self, "pipeline", None)  # only httptools' protocol reads ahead; the last comes first
+        last = waiting[0][0] if waiting else self.cycle
+        last.keep_alive = False
+        if last.more_body:
+            last.scope[CUT] = True
+            last.more_body = False
+            last.message_event.set()
         return True
 
-    # -- refusals of the wire ----------------------------------------------------------------------------------------
+    def send_400_response(self, msg: str) -> None:
+        """The bytes are no HTTP; in uvicorn's protocols this ends the connection without a word of why."""
+        if self._answering:
+            self.cycle.keep_alive = False
+            if not self.cycle.more_body:  # a right request is being answered; what follows it is dropped
+                self._lingering = 1
+                return
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            if self.cycle.response_started:
+                self.transport.close()
+                return
+        why = sys.exc_info()[1]  # it is called where the parser's error is caught
+        self._refuse(Refusal(400, f"this is no HTTP/1.1 request{f': {why}'[:200] if why else ''}"))
 
-    def _too_large(self) -> None:
-        self._refuse(Refusal(413, f"a body has at most {self._limits.body} bytes"))
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete and not self.cycle.disconnected
 
-    def _malformed(self, error: h11.RemoteProtocolError) -> None:
-        self._refuse(Refusal(error.error_status_hint, f"this is no HTTP/1.1 request: {str(error)[:200]}"))
+    def _silent(self) -> None:
+        """Nothing whole came for too long."""
+        self._timer = None
+        if self._lingering:
+            self.transport.abort()
+        elif self._head:
+            self._refuse(Refusal(408, f"the request did not come in within {self.guarded.limits.body_s:g} s"))
+        elif not self._answering:
+            self.transport.close()
+
+    def _unwatch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer, send no more, and read what the client still sends, so that it sees the answer."""
-        self._server.app.service.metrics.answered(refusal.status)
-        if self._wire.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self._send(refusal.response(), last=True)
-        self._request = None
+        self.guarded.service.metrics.answered(refusal.status)
         self._lingering = 1
-        self._until = time.monotonic() + LINGER_S
-        if self._transport.can_write_eof() and not self._transport.is_closing():
-            self._transport.write_eof()
+        if self.transport.is_closing():
+            return
+        response = refusal.response()
+        lines = [f"HTTP/1.1 {response.status} {http.HTTPStatus(response.status).phrase}"]
+        lines += [f"{name}: {value}" for name, value in {**response.fields(), "Connection": "close"}.items()]
+        self.transport.write("\r\n".join([*lines, "", ""]).encode("latin-1") + response.body)
+        if self.transport.can_write_eof():
+            # The other side may have closed between the check and now.
+            with contextlib.suppress(OSError):
+                self.transport.write_eof()
+        self._unwatch()
+        self._timer = self.loop.call_later(LINGER_S, self._silent)
+
+
+class _Lines(logging.Handler):
+    """uvicorn's words as lines of our own log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = "" if record.exc_info is None else str(record.exc_info[1])
+        log("uvicorn", level=record.levelname.lower(), said=record.getMessage().strip(), error=error[:500])
+
+
+def _one_log() -> None:
+    """Errors of uvicorn join our log; what clients do wrong is counted instead of logged."""
+    logger = logging.getLogger("uvicorn.error")
+    logger.setLevel(logging.ERROR)
+    logger.propagate = False
+    if not any(isinstance(handler, _Lines) for handler in logger.handlers):
+        logger.addHandler(_Lines())

@@ -1,22 +1,15 @@
-"""Requests, answers and refusals as plain values: what is between the wire and the rest."""
+"""Answers and refusals as plain values: what is between the wire and the rest."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
 JSON = "application/json"
 OCTETS = "application/octet-stream"
 
-
-@dataclass(frozen=True)
-class Request:
-    """One HTTP request, its body complete; names of headers are in lower case."""
-
-    method: str
-    path: str
-    headers: Mapping[str, str]
-    body: bytes = b""
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -27,6 +20,10 @@ class Response:
     body: bytes = b""
     kind: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    def fields(self) -> dict[str, str]:
+        """All headers."""
+        return {"Content-Type": self.kind, "Content-Length": str(len(self.body)), **self.headers}
 
 
 @dataclass(frozen=True)
@@ -71,3 +68,10 @@ class Refusal(Exception):
 def answered(data: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """JSON data as an answer."""
     return Response(status, json.dumps(data, separators=(",", ":")).encode(), JSON, dict(headers or {}))
+
+
+async def deliver(response: Response, send: Send) -> None:
+    """Send an answer the ASGI way."""
+    pairs = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.fields().items()]
+    await send({"type": "http.response.start", "status": response.status, "headers": pairs})
+    await send({"type": "http.response.body", "body": response.body})

@@ -1,11 +1,10 @@
-"""Counters that several processes share, and their text for Prometheus (exposition format 0.0.4).
+"""Counters that several processes share; `exposition` shows them to Prometheus.
 
 Every process writes to its own row of one anonymous shared mapping; whoever is asked adds the rows up. A row outlives a
 process that was killed, so counters never fall.
 """
 
 import mmap
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,21 @@ import numpy as np
 CODES = (200, 400, 404, 405, 408, 411, 413, 415, 431, 500, 501, 503, 505)
 BUCKETS = tuple(0.00025 * 1.3**step for step in range(42))  # 0.25 ms to 12 s
 MOST_SUBNETS = 256
-GAUGES = ("queue_rows", "running", "correction", "rate", "lag_seconds", "connections")
+COUNTERS = {
+    "shed": "Inferences turned away because they would have been late.",
+    "late": "Inferences answered later than promised.",
+    "reloads": "Artifacts loaded while serving.",
+    "restarts": "Processes started again after they had died.",
+    "refused": "Connections turned away because there were too many.",
+}
+GAUGES = {
+    "queue_rows": "Rows that wait.",
+    "running": "Batches that run.",
+    "correction": "Actual over measured time of a batch.",
+    "rate": "Rows per second that arrive.",
+    "lag_seconds": "How late the event loop wakes up.",
+    "connections": "Open connections.",
+}
 
 
 class Metrics:
@@ -30,7 +43,7 @@ class Metrics:
         names: list[tuple[str, Any]] = [("code", code) for code in CODES]
         names += [("bucket", edge) for edge in (*self.edges, float("inf"))]
         names += [(kind, n) for kind in ("rows", "batches") for n in range(MOST_SUBNETS)]
-        names += [(name, None) for name in ("latency_sum", "shed", "late", "reloads", "restarts", "refused", *GAUGES)]
+        names += [(name, None) for name in ("latency_sum", *COUNTERS, *GAUGES)]
         self._place = {name: place for place, name in enumerate(names)}
         memory = mmap.mmap(-1, 8 * (len(names) * workers + 1))
         values = np.frombuffer(memory, dtype=np.float64)
@@ -87,51 +100,6 @@ class Metrics:
             "latency": {"edges_s": edges, "counts": [int(self.total("bucket", e or float("inf"))) for e in edges]},
             "rows": [int(self.total("rows", n)) for n in range(subnets)],
             "batches": [int(self.total("batches", n)) for n in range(subnets)],
-            **{name: int(self.total(name)) for name in ("shed", "late", "reloads", "restarts", "refused")},
+            **{name: int(self.total(name)) for name in COUNTERS},
             **{name: self.gauge(name) for name in GAUGES},
         }
-
-    def text(self, subnets: int) -> str:
-        """For Prometheus."""
-        lines: list[str] = []
-        _family(lines, "requests_total", "counter", "Answers by status.",
-                [(f'{{code="{code}"}}', self.total("code", code)) for code in CODES])  # fmt: skip
-        within, buckets = 0.0, []
-        for edge in (*self.edges, float("inf")):
-            within += self.total("bucket", edge)
-            told = "+Inf" if edge == float("inf") else f"{edge:.6g}"
-            buckets.append((f'_bucket{{le="{told}"}}', within))
-        buckets += [("_sum", self.total("latency_sum")), ("_count", within)]
-        _family(lines, "latency_seconds", "histogram", "Seconds from request to answer of inferences.", buckets)
-        for kind in ("rows", "batches"):
-            values = [(f'{{subnet="{n}"}}', self.total(kind, n)) for n in range(subnets)]
-            _family(lines, f"{kind}_total", "counter", f"{kind.capitalize()} answered by each sub-network.", values)
-        for name, told in _COUNTERS.items():
-            _family(lines, f"{name}_total", "counter", told, [("", self.total(name))])
-        for name in GAUGES:
-            values = [(f'{{worker="{n}"}}', value) for n, value in enumerate(self.gauge(name))]
-            _family(lines, name, "gauge", _GAUGES[name], values)
-        _family(lines, "slo_seconds", "gauge", "The promise.", [("", self.slo_s)])
-        return "\n".join(lines) + "\n"
-
-
-_COUNTERS = {
-    "shed": "Inferences turned away because they would have been late.",
-    "late": "Inferences answered later than promised.",
-    "reloads": "Artifacts loaded while serving.",
-    "restarts": "Processes started again after they had died.",
-    "refused": "Connections turned away because there were too many.",
-}
-_GAUGES = {
-    "queue_rows": "Rows that wait.",
-    "running": "Batches that run.",
-    "correction": "Actual over measured time of a batch.",
-    "rate": "Rows per second that arrive.",
-    "lag_seconds": "How late the event loop wakes up.",
-    "connections": "Open connections.",
-}
-
-
-def _family(lines: list[str], name: str, kind: str, told: str, values: Sequence[tuple[str, float]]) -> None:
-    lines += [f"# HELP pliant_{name} {told}", f"# TYPE pliant_{name} {kind}"]
-    lines += [f"pliant_{name}{rest} {value:.9g}" for rest, value in values]

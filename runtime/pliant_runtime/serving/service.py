@@ -4,8 +4,9 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from pliant_runtime.serving.model import Model, open_model
 
 Array = NDArray[Any]
 Answer = tuple[list[Array], int]
+Found = tuple[Sequence[list[Array] | Exception], bool]
 TICK_S, WATCH_S = 0.05, 0.5
 INLINE_S = 0.0002
-"""A batch expected to be shorter runs in the event loop: handing it to a thread and back would take longer."""
+"""A batch measured to be shorter runs in the event loop: handing it to a thread and back takes longer. How slow the
+machine is at the moment must not count here: the hand-over is what a busy machine makes slow."""
 
 
 def log(event: str, *, level: str = "info", **facts: Any) -> None:
@@ -71,36 +74,35 @@ class Engine:
     def _pump(self) -> None:
         self._due = False
         loop = asyncio.get_running_loop()
-        while (work := self.controller.next_batch(time.perf_counter())) is not None:
+        while (work := self.controller.next_batch(begun := time.perf_counter())) is not None:
             arrays = [self._waiting[ticket.number][0] for ticket in work.tickets]
-            if work.expected * self.controller.correction.mean < INLINE_S:
-                self._end(work, *self._run(work.subnet, arrays))
+            if work.expected < INLINE_S:
+                self._end(work, begun, self._run(work.subnet, arrays))
                 continue
             running = loop.run_in_executor(self._pool, self._run, work.subnet, arrays)
-            running.add_done_callback(lambda done, work=work: self._ended(work, done))  # type: ignore[misc]
+            running.add_done_callback(partial(self._ended, work, begun))
 
-    def _run(self, subnet: int, requests: list[list[Array]]) -> tuple[list[list[Array] | Exception], float, bool]:
-        """In a thread: what every request gets, the seconds, and whether they say anything about the table."""
-        begun = time.perf_counter()
+    def _run(self, subnet: int, requests: list[list[Array]]) -> Found:
+        """In a thread: what every request gets, and whether the time it took says anything about the table."""
         try:
-            found: list[list[Array] | Exception] = list(self.model.run(subnet, requests))
-            return found, time.perf_counter() - begun, True
+            return list(self.model.run(subnet, requests)), True
         except Exception as error:  # onnxruntime's errors share no base class; one bad input must not fail the others
             if len(requests) == 1:
-                return [error], time.perf_counter() - begun, False
-        found = [self._run(subnet, [request])[0][0] for request in requests]
-        return found, time.perf_counter() - begun, False
+                return [error], False
+        return [self._run(subnet, [request])[0][0] for request in requests], False
 
-    def _ended(self, work: Work, done: asyncio.Future[tuple[list[list[Array] | Exception], float, bool]]) -> None:
-        self._end(work, *done.result())
+    def _ended(self, work: Work, begun: float, done: asyncio.Future[Found]) -> None:
+        self._end(work, begun, done.result())
         self._pump()
 
-    def _end(self, work: Work, found: list[list[Array] | Exception], seconds: float, clean: bool) -> None:
-        self.controller.done(work, seconds, learn=clean)
+    def _end(self, work: Work, begun: float, outcome: Found) -> None:
+        found, clean = outcome
+        # The lane was taken all this time: on a busy machine a thread waits to begin, and the loop to hear of its end.
+        self.controller.done(work, time.perf_counter() - begun, learn=clean)
         self.metrics.add("batches", work.subnet)
         self.metrics.add("rows", work.subnet, work.rows)
-        for ticket, outcome in zip(work.tickets, found, strict=True):
-            self._finish(ticket, outcome, work.subnet)
+        for ticket, answer in zip(work.tickets, found, strict=True):
+            self._finish(ticket, answer, work.subnet)
 
     def _finish(self, ticket: Ticket, outcome: list[Array] | Exception, subnet: int) -> None:
         future = self._waiting.pop(ticket.number)[1]

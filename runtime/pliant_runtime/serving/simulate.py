@@ -22,11 +22,15 @@ class Noise:
         spread: every batch takes 1 + spread * (an exponential variable of mean 1) times what the table says.
         spikes_per_s: how often, per second of work, the core is given to somebody else.
         spike_s: mean seconds it is then away.
+        ours_s, away_s: a core shared with others: mean seconds it is ours, and away, in turns, whether we compute or
+            not; never away by default.
     """
 
     spread: float = 0.0
     spikes_per_s: float = 0.0
     spike_s: float = 0.0
+    ours_s: float = 1.0
+    away_s: float = 0.0
 
     def seconds(self, expected: float, draw: random.Random) -> float:
         """Time one batch really takes."""
@@ -34,6 +38,27 @@ class Noise:
         if self.spikes_per_s and draw.random() < taken * self.spikes_per_s:
             taken += draw.expovariate(1.0 / self.spike_s)
         return taken
+
+
+class _Core:
+    """When a shared core is ours."""
+
+    def __init__(self, noise: Noise, seed: int) -> None:
+        self._noise, self._draw = noise, random.Random(f"core {seed}")
+        self._begins = self._ends = 0.0
+
+    def end(self, now: float, work: float) -> float:
+        """When `work` seconds of computing that begin `now` are done; calls come in the order of time."""
+        if not self._noise.away_s:
+            return now + work
+        while True:
+            begins = max(now, self._begins)
+            if begins + work <= self._ends:
+                return begins + work
+            if begins < self._ends:
+                work -= self._ends - begins
+            self._begins = self._ends + self._draw.expovariate(1 / self._noise.away_s)
+            self._ends = self._begins + self._draw.expovariate(1 / self._noise.ours_s)
 
 
 QUIET = Noise()
@@ -65,13 +90,16 @@ def simulate(
         seed: of the noise.
     """
     draw = random.Random(seed)
+    free = [_Core(noise, seed + number) for number in range(control.settings.lanes)]
+    cores_of: dict[int, _Core] = {}
     ends: list[tuple[float, int, Work, float]] = []
     samples: list[Sample] = []
     place = 0
     while place < len(times) or ends:
         if ends and (place == len(times) or ends[0][0] <= times[place]):
-            now, _, work, taken = heapq.heappop(ends)
-            control.done(work, taken)
+            now, _, work, begun = heapq.heappop(ends)
+            free.append(cores_of.pop(work.number))
+            control.done(work, now - begun)
             samples += [Sample(t.arrived, now - t.arrived, ANSWERED, work.subnet) for t in work.tickets]
         else:
             now = times[place]
@@ -79,8 +107,9 @@ def simulate(
             if isinstance(control.arrive(now, rows), Shed):
                 samples.append(Sample(now, 0.0, SHED))
         while (started := control.next_batch(now)) is not None:
-            taken = noise.seconds(started.expected, draw)
-            heapq.heappush(ends, (now + taken, started.number, started, taken))
+            core = cores_of[started.number] = free.pop()
+            ends_at = core.end(now, noise.seconds(started.expected, draw))
+            heapq.heappush(ends, (ends_at, started.number, started, now))
     return samples
 
 

@@ -132,23 +132,39 @@ class Table:
         return cls(rows, lines, quality, names)
 
 
-class Correction:
-    """How far off the table is at the moment, learnt as TCP learns its retransmission timer (RFC 6298).
+WINDOW_S, PRIOR_S, FREAK_S, DEVIATIONS = 1.0, 0.005, 0.1, 2.0
 
-    `mean` is a moving average of actual over expected time, `deviation` that of its distance from the mean.
+
+class Correction:
+    """How far off the table is at the moment.
+
+    `mean` is time taken over time expected, summed over the last second or so. It is not a mean of ratios: a machine
+    that gives half of its time to others lets nineteen of twenty short batches through untouched and makes the
+    twentieth take twenty times as long; what counts is the time that went by. Deviations are of the same kind: the
+    slices of time that others take come one by one, so that the variance of a long wait grows with its length and
+    its deviation with the root. (TCP's timer, RFC 6298, of which this is a cousin, has one packet to wait for.)
+
+    What was learnt fades with the clock: a machine that was slow before a pause is taken to be as measured after it.
     """
 
     def __init__(self) -> None:
-        self.mean, self.deviation = 1.0, 0.0
+        self._taken = self._expected = self._squares = self._at = 0.0
 
-    def observe(self, ratio: float) -> None:
-        """One batch took `ratio` times what the table says."""
-        # One stolen time slice can cost fifty times the batch; it must not empty the queue for seconds.
-        ratio = min(ratio, 4.0 * self.mean)
-        self.deviation += (abs(ratio - self.mean) - self.deviation) / 4
-        self.mean += (ratio - self.mean) / 8
+    def observe(self, seconds: float, expected: float, now: float) -> None:
+        """One batch took `seconds` instead of `expected` and ended `now`."""
+        likely = self.mean * expected
+        seconds = min(seconds, 4 * likely + FREAK_S)  # a machine that slept for a minute tells nothing
+        kept = math.exp(-max(0.0, now - self._at) / WINDOW_S)
+        self._at = max(now, self._at)
+        self._squares = self._squares * kept + (seconds - likely) ** 2
+        self._taken = self._taken * kept + seconds
+        self._expected = self._expected * kept + expected
 
     @property
-    def cautious(self) -> float:
-        """Factor for promises: mean and two deviations."""
-        return self.mean + 2 * self.deviation
+    def mean(self) -> float:
+        """Factor for rates."""
+        return (self._taken + PRIOR_S) / (self._expected + PRIOR_S)
+
+    def cautious(self, seconds: float) -> float:
+        """Time that work of so many seconds takes by all likelihood: the mean and two deviations."""
+        return self.mean * seconds + DEVIATIONS * math.sqrt(self._squares / (self._expected + PRIOR_S) * seconds)

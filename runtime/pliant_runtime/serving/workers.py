@@ -4,7 +4,6 @@ Forking after loading shares the memory of the weights, those that onnxruntime h
 networks of one thread, because threads do not survive a fork. With more threads each process loads for itself.
 """
 
-import asyncio
 import os
 import signal
 import socket
@@ -16,7 +15,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pliant_runtime.serving.app import App
 from pliant_runtime.serving.controller import Settings
 from pliant_runtime.serving.http import Server
 from pliant_runtime.serving.messages import Limits
@@ -108,21 +106,11 @@ def _work(options: Options, model: Model | None, listening: socket.socket, metri
     """Serve in this process."""
     metrics.as_worker(number)
     metrics.show(queue_rows=0, running=0, connections=0)  # a process killed before may have left its own
-    return asyncio.run(_serving(options, _opened(options) if model is None else model, listening, metrics))
-
-
-async def _serving(options: Options, model: Model, listening: socket.socket, metrics: Metrics) -> int:
+    found = _opened(options) if model is None else model
     service = Service(
-        options.artifact, model, options.settings, metrics=metrics, policy_name=options.policy, threads=options.threads
+        options.artifact, found, options.settings, metrics=metrics, policy_name=options.policy, threads=options.threads
     )
-    server = Server(App(service, options.limits))
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await server.start(listening)
-    await stop.wait()
-    await server.drain(still_s=options.drain_s)
+    Server(service, options.limits, drain_s=options.drain_s).run(sockets=[listening])
     log("stopped", pid=os.getpid())
     return 0
 
