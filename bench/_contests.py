@@ -71,7 +71,7 @@ def fought(duel: Duel, picks: Sequence[Config], data: Dataset) -> Fought:
     ours = [duel.job(SEEDS[0], lr) for lr in duel.rates]
     theirs = equally_dear(ours, duel.rival, data)
     facts = dict(zip([*ours, *theirs], in_workers(families.run_job, [*ours, *theirs]), strict=True))
-    best = [families.best_family(jobs, picks, data) for jobs in (ours, theirs)]
+    best = [families.best_family(jobs, picks) for jobs in (ours, theirs)]
     print(f"  {duel.ours} takes {best[0].lr:g}, {duel.rival} {best[1].lr:g}", flush=True)
     sides = [[replace(job, seed=seed) for seed in SEEDS] for job in best]
     final = [job for side in sides for job in side]
@@ -106,7 +106,7 @@ def gains(
 def measured(jobs: Sequence[Job], configs: Sequence[Config], data: Dataset) -> dict[tuple[int, int], float]:
     """Test quality by seed and size."""
     return {(seed, n): value for seed, job in zip(SEEDS, jobs, strict=True)
-            for n, value in enumerate(families.qualities(job, configs, data, data.test))}  # fmt: skip
+            for n, value in enumerate(families.qualities(job, configs, "test"))}  # fmt: skip
 
 
 # -- sizes ------------------------------------------------------------------------------------------------------------

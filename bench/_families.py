@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import pliant
-from bench._common import cached, one_thread
+from bench._common import cached, in_workers, one_thread
 from bench._mobile import Mobile
 from bench._recipes import RECIPES
 from pliant.core import Config, seeded
@@ -24,7 +24,9 @@ from pliant.elastic.recipes import Nested, Plain, Sandwich
 from pliant.learn import Recipe, Settings, evaluate, train
 
 VERSION = 1  # of everything that decides a training's outcome; raise it when such code changes
-RECIPE_VERSION = 3  # of what decides a family's outcome alone: the recipes and their defaults
+QUALITY_VERSION = 2  # of how trained networks are measured
+RECIPE_VERSION = 3  # of what decides a family's outcome alone, in every recipe
+RECIPE_VERSIONS = {"nested": 4}  # of recipes that have changed since
 CALIBRATION_IMAGES = 4096
 CONTEXT = 64  # tokens of a sequence
 
@@ -34,7 +36,8 @@ class Task:
     """The data and the whole network of a row.
 
     Args:
-        data: `fashion` (20,000 training images), `fashion-10k`, `digits` or `shakespeare`.
+        data: `fashion` (20,000 training images), `fashion-10k`, `digits`, or `shakespeare-quarter` (the first quarter
+            of the training text).
         blocks: resnet, mobile: blocks of each stage; dwsep: strides of its separable convolutions; gpt: its depth.
         width: resnet, mobile: channels of the first stage; dwsep: of the stem; gpt: features per token.
         fold: which fifth is the test split (digits).
@@ -50,12 +53,12 @@ class Task:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one sample."""
-        return {"digits": (1, 8, 8), "shakespeare": (CONTEXT,)}.get(self.data, (1, 28, 28))
+        return {"digits": (1, 8, 8), "shakespeare-quarter": (CONTEXT,)}.get(self.data, (1, 28, 28))
 
     @property
     def unit(self) -> str:
         """Of differences in quality: points of accuracy, or nats a token."""
-        return "nats" if self.data == "shakespeare" else "points"
+        return "nats" if self.data == "shakespeare-quarter" else "points"
 
     def what(self) -> dict[str, Any]:
         """Its content, by which trainings are cached."""
@@ -94,7 +97,7 @@ class Job:
             del told["recipe"]
         if self.precision == "float32":
             del told["precision"]
-        versions = [VERSION, RECIPE_VERSION] if self.config is None else VERSION
+        versions = [VERSION, RECIPE_VERSIONS.get(self.recipe, RECIPE_VERSION)] if self.config is None else VERSION
         return {"training": told, "version": versions, "torch": torch.__version__}
 
     def made_recipe(self) -> Recipe:
@@ -109,21 +112,23 @@ class Job:
 
 def dataset(task: Task) -> Dataset:
     """The task's data."""
-    if task.data == "shakespeare":
+    if task.data == "shakespeare-quarter":
         return _shakespeare()
     return _digits(task.fold) if task.data == "digits" else _fashion(10000 if task.data == "fashion-10k" else 20000)
 
 
 def _shakespeare() -> Dataset:
-    """Sequences of characters; what the text comes in is cut by `pliant.data`."""
-    return pliant.data.load("tiny-shakespeare", context=CONTEXT)
+    """Sequences of characters; what the text comes in is cut by `pliant.data`. All of its validation and test text."""
+    data = pliant.data.load("tiny-shakespeare", context=CONTEXT)
+    train = data.train.take(len(data.train) // 4)
+    return Dataset(data.name, train, data.val, data.test, data.task, data.classes, data.preprocessing)
 
 
 def _fashion(images: int) -> Dataset:
-    """So many training images, 3,000 others for validation, all 10,000 test images."""
+    """So many training images, 6,000 others for validation, all 10,000 test images."""
     data = pliant.data.load("fashion-mnist", limit=20000)
     train = data.train.take(images)
-    return Dataset(data.name, train, data.val.take(3000), data.test, data.task, data.classes, data.preprocessing)
+    return Dataset(data.name, train, data.val, data.test, data.task, data.classes, data.preprocessing)
 
 
 def _digits(fold: int) -> Dataset:
@@ -295,13 +300,46 @@ def gap(task: Task, ours: float, theirs: float) -> float:
     return (ours - theirs) * (1 if task.unit == "nats" else 100)
 
 
-def qualities(job: Job, configs: Sequence[Config], data: Dataset, split: Split) -> list[float]:
-    """Quality of sub-networks of a trained family, each with its own BatchNorm statistics."""
-    net = trained(job)
+@dataclass(frozen=True)
+class Ask:
+    """What is measured of a finished training.
+
+    Args:
+        job: the training.
+        split: `val` or `test`.
+        configs: sub-networks of a family, each with its own BatchNorm statistics; None: the network that was trained.
+    """
+
+    job: Job
+    split: str
+    configs: tuple[Config, ...] | None = None
+
+
+def answer(ask: Ask) -> list[float]:
+    """Quality of every network asked for; measured once and kept in the cache."""
+    configs = None if ask.configs is None else [dict(config) for config in ask.configs]
+    what = {"quality": ask.job.what(), "split": ask.split, "configs": configs, "version": QUALITY_VERSION}
+    found: list[float] = cached(what, lambda folder: {"values": _measure(ask)})[1]["values"]
+    return found
+
+
+def _measure(ask: Ask) -> list[float]:
+    one_thread()
+    data, net = dataset(ask.job.task), trained(ask.job)
+    split: Split = getattr(data, ask.split)
+    if ask.configs is None:
+        return [quality(ask.job.task, net, split)]
     assert isinstance(net, Elastic)
-    return [quality(job.task, calibrated(net, config, data, job.seed), split) for config in configs]
+    return [quality(ask.job.task, calibrated(net, config, data, ask.job.seed), split) for config in ask.configs]
 
 
-def best_family(jobs: Sequence[Job], configs: Sequence[Config], data: Dataset) -> Job:
+def qualities(job: Job, configs: Sequence[Config], split: str) -> list[float]:
+    """Quality of sub-networks of a trained family, on `val` or `test`."""
+    return answer(Ask(job, split, tuple(configs)))
+
+
+def best_family(jobs: Sequence[Job], configs: Sequence[Config]) -> Job:
     """The job whose sub-networks are best on the validation split, on average."""
-    return max(jobs, key=lambda job: mean(qualities(job, configs, data, data.val)))
+    if len(jobs) > 1:
+        in_workers(answer, [Ask(job, "val", tuple(configs)) for job in jobs])
+    return max(jobs, key=lambda job: mean(qualities(job, configs, "val")))

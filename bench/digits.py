@@ -42,7 +42,7 @@ def run() -> Outcome:
     for fold in FOLDS:
         data = families.dataset(replace(TASK, fold=fold))
         family, *separate = contestants(configs, fold)
-        ours.append(families.qualities(families.best_family(family, configs, data), configs, data, data.test))
+        ours.append(families.qualities(families.best_family(family, configs), configs, "test"))
         best = [max(each, key=lambda job: float(facts[job]["val"])) for each in separate]
         theirs.append([evaluate(families.trained(job), data.test) for job in best])
     gaps = [100 * (a - b) for both in zip(ours, theirs, strict=True) for a, b in zip(*both, strict=True)]

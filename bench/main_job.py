@@ -56,7 +56,7 @@ def tuned(configs: Sequence[Config], data: Any) -> dict[int | None, float]:
     last = len(configs) - 1
     between = {number: rates[0 if number <= last / 2 else last] for number in range(1, last)}
     # A family is judged by all its picks.
-    return rates | between | {None: families.best_family(tried[None], configs, data).lr}
+    return rates | between | {None: families.best_family(tried[None], configs).lr}
 
 
 def run() -> Outcome:
@@ -73,7 +73,7 @@ def run() -> Outcome:
     every = {job for each in final.values() for job in each.values()}
     every |= {job for each in tuning_jobs(configs).values() for job in each}
     flops = [net.cost(config).flops for config in configs]
-    ours = {s: families.qualities(final[s][None], configs, data, data.test) for s in SEEDS}
+    ours = {s: families.qualities(final[s][None], configs, "test") for s in SEEDS}
     theirs = {s: [evaluate(families.trained(final[s][n]), data.test) for n in range(len(configs))] for s in SEEDS}
     gaps = [100 * (a - b) for s in SEEDS for a, b in zip(ours[s], theirs[s], strict=True)]
     by_pick = [mean(gaps[n :: len(configs)]) for n in range(len(configs))]

@@ -123,7 +123,7 @@ def jobs(data: Dataset) -> tuple[list[Job], Job, float]:
     tried = [CONTEST.family(DEFAULT, SEEDS[0], lr) for lr in CONTEST.rates]
     alone = [CONTEST.alone(picks[0], SEEDS[0], lr) for lr in CONTEST.rates]
     facts = dict(zip([*tried, *alone], in_workers(families.run_job, [*tried, *alone]), strict=True))
-    rate = families.best_family(tried, picks, data).lr
+    rate = families.best_family(tried, picks).lr
     trained = [CONTEST.family(DEFAULT, seed, rate) for seed in SEEDS]
     facts |= dict(zip(trained, in_workers(families.run_job, trained), strict=True))
     best = max(alone, key=lambda job: float(facts[job]["val"]))

@@ -1,8 +1,8 @@
 """Slices: from kept counts to the part of each tensor that a sub-network uses."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,6 +18,32 @@ Ranges = tuple[tuple[int, int], ...]
 Slice = tuple[Index, ...]
 """One entry for each axis of a tensor: a slice where one run is kept, `Runs` where they are regular, else an index."""
 
+
+class Cut(tuple[Index, ...]):
+    """A `Slice` of tensors of one shape that knows the view it is.
+
+    Attributes:
+        sizes: of the part; None where it is no view.
+        begins: the first entry along each axis; empty where all are zero.
+    """
+
+    sizes: tuple[int, ...] | None
+    begins: tuple[int, ...]
+
+    @classmethod
+    def of(cls, entries: Sequence[Index], shape: Sequence[int]) -> Self:
+        """The cut of tensors of a shape; slices have steps of one."""
+        cut = cls(entries)
+        bounds = [e.indices(size) for e, size in zip(entries, shape, strict=True) if isinstance(e, slice)]
+        cut.sizes = tuple(max(end - begin, 0) for begin, end, _ in bounds) if len(bounds) == len(entries) else None
+        cut.begins = tuple(begin for begin, _, _ in bounds) if any(begin for begin, _, _ in bounds) else ()
+        return cut
+
+    def offset(self, stride: Sequence[int]) -> int:
+        """Of the part's first entry in a tensor of these strides."""
+        return sum(begin * step for begin, step in zip(self.begins, stride))
+
+
 _LARGE = 1 << 17
 """Entries from which a parameter's gradient is worth a function and memory of its own."""
 
@@ -27,12 +53,12 @@ class AxisCuts:
 
     def __init__(self, axis: Axis) -> None:
         self._axis = axis
-        self._groups = np.unique(axis.group[axis.group >= 0])
+        self.groups: list[int] = np.unique(axis.group[axis.group >= 0]).tolist()
         self._memo: dict[tuple[int, ...], Ranges] = {}
         self._entries: dict[tuple[int, ...], Index] = {}
 
     def _key(self, counts: IntArray) -> tuple[int, ...]:
-        return tuple(counts[self._groups].tolist())
+        return tuple(map(counts.item, self.groups))
 
     def ranges(self, counts: IntArray) -> Ranges:
         """The runs that stay."""
@@ -49,6 +75,34 @@ class AxisCuts:
         if key not in self._entries:
             self._entries[key] = _entry(self.ranges(counts))
         return self._entries[key]
+
+
+class StateCuts:
+    """The cuts of one state tensor, remembered by the kept counts they depend on.
+
+    Args:
+        axes: the elastic ones.
+        shape: of the whole tensor.
+    """
+
+    def __init__(self, axes: Mapping[int, AxisCuts], shape: Sequence[int]) -> None:
+        self._axes, self._shape = axes, tuple(shape)
+        self._groups = sorted({group for axis in axes.values() for group in axis.groups})
+        self._memo: dict[tuple[int, ...], Cut] = {}
+
+    def of(self, counts: IntArray) -> Slice:
+        """The same object for the same counts; empty where no axis is elastic."""
+        if not self._axes:
+            return ()
+        key = tuple(map(counts.item, self._groups))
+        if key not in self._memo:
+            kept = [self._axes[a].entry(counts) if a in self._axes else slice(None) for a in range(len(self._shape))]
+            self._memo[key] = Cut.of(kept, self._shape)
+        return self._memo[key]
+
+    def ranges(self, counts: IntArray) -> list[Ranges | None]:
+        """The runs that stay along each axis; None along those that are not elastic."""
+        return [self._axes[a].ranges(counts) if a in self._axes else None for a in range(len(self._shape))]
 
 
 def _entry(ranges: Ranges) -> Index:
@@ -129,18 +183,29 @@ def take(tensor: Tensor, cut: Sequence[Index], gradients: Gradients | None = Non
     """
     if (
         gradients is None
-        or tensor.numel() < _LARGE
         or not tensor.requires_grad
         or not torch.is_grad_enabled()
         or not isinstance(tensor, nn.Parameter)  # a tensor of functional transforms
         or torch.compiler.is_compiling()
     ):
         return part_of(tensor, cut)
+    if tensor.numel() < _LARGE:
+        return _strided(tensor, cut) if isinstance(cut, Cut) and cut.sizes is not None else part_of(tensor, cut)
     if all(isinstance(e, slice) and e.indices(size) == (0, size, 1) for e, size in zip(cut, tensor.shape)):
         gradients.drop(tensor)  # its gradient will be autograd's own
         return tensor
     found: Tensor = _Take.apply(tensor, tuple(cut), gradients.slot(tensor))  # type: ignore[no-untyped-call]
     return found
+
+
+def _strided(parameter: Tensor, cut: Cut) -> Tensor:
+    """The view of a small parameter in one operation, whose gradient keeps the parameter's memory order; a chain of
+    narrowed axes, each with a gradient of its own, takes several times as long."""
+    sizes = cut.sizes or ()
+    if sizes == parameter.shape:
+        return parameter
+    stride, offset = parameter.stride(), parameter.storage_offset()
+    return parameter.as_strided(sizes, stride, offset + cut.offset(stride) if cut.begins else offset)
 
 
 class _Take(torch.autograd.Function):

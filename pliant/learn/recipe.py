@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, ClassVar, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,12 @@ class Recipe(ABC):
         optimizer.zero_grad()
 
     One with a schedule also has to know how far the training is: `recipe.at(done / steps).step(...)`.
+
+    Attributes:
+        batch_size: samples a step that it works best with; `train` takes them where the settings name none.
     """
+
+    batch_size: ClassVar[int] = 128
 
     def at(self, progress: float) -> "Recipe":
         """The recipe at a point of the training. The default is the same one throughout.

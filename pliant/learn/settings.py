@@ -20,6 +20,8 @@ from pliant.learn.speed import LAYOUTS, PRECISIONS, Ways, ways
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 _OPTIMIZERS = ("adamw", "sgd")
+_SMALL = 1 << 14
+"""Entries of a parameter, on average, under which calls cost an optimizer more than numbers."""
 # What a callback, a bar or a checkpoint does moves no number, so it does not make a run another one. How many processes
 # train together is kept in the run folder by itself.
 _NO_NUMBERS = ("callbacks", "progress", "checkpoint_every", "keep", "distributed")
@@ -37,8 +39,8 @@ class Settings:
             norms.
         schedule: "cosine", "linear" or "constant", after the warm-up.
         warmup: share of the steps in which the rate rises, in [0, 1).
-        batch_size: samples per forward pass. None: 128, halved (down to 8) while an epoch has fewer than 16 steps.
-            A last batch of one sample is left out: BatchNorm cannot train on it.
+        batch_size: samples per forward pass. None: the recipe's (128, for `Nested` 32), halved (down to 8) while
+            an epoch has fewer than 16 steps. A last batch of one sample is left out: BatchNorm cannot train on it.
         loss: None for that of the data's task, a name (`cross_entropy`, `mse`, `next_token`), or a function of output
             and targets.
         precision: "float32", "bfloat16" (autocast; parameters stay float32), or "auto": bfloat16 on CUDA, float32
@@ -113,9 +115,14 @@ class Settings:
         if self.loss is not None:
             loss_function(self.loss)
 
-    def rows(self, samples: int) -> int:
-        """The batch size for that many training samples."""
-        size = 128
+    def rows(self, samples: int, usual: int = 128) -> int:
+        """The batch size for that many training samples.
+
+        Args:
+            samples: of the training split.
+            usual: the recipe's.
+        """
+        size = usual
         while size > 8 and samples < 16 * size:
             size //= 2
         return size if self.batch_size is None else self.batch_size
@@ -143,7 +150,9 @@ class Settings:
         groups = [group for group in groups if group["params"]]
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=self.lr, momentum=0.9, nesterov=True)
-        return torch.optim.AdamW(groups, lr=self.lr)
+        # The same numbers in fewer calls; where parameters are large, several passes over all of them take longer.
+        small = sum(p.numel() for p in parameters) < _SMALL * len(parameters)
+        return torch.optim.AdamW(groups, lr=self.lr, foreach=True if small else None)
 
     def ways(self, net: nn.Module, device: torch.device, *, processes: int = 1) -> Ways:
         """How the steps of a network are computed on a device: precision and layout, with "auto" decided."""

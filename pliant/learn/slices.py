@@ -7,6 +7,7 @@ a tensor), so that whatever the optimizer does, decay and momentum included, it 
 
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,10 @@ Slices = Mapping[nn.Parameter, tuple[Index, ...]]
 
 _ELEMENTWISE = ("ASGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
 """torch's optimizers that treat every entry alone, so that the axes of a parameter do not matter to them."""
+_REMEMBERED = 64
+"""Slices of one parameter whose views are kept from step to step; making them anew takes longer than a small step."""
+_parts: WeakKeyDictionary[torch.optim.Optimizer, dict[nn.Parameter, dict[int, "_Part"]]] = WeakKeyDictionary()
+"""For each parameter of an optimizer its slices by the `id` of their index, which the part keeps alive."""
 _REFUSED = {"LBFGS": "it steps all parameters as one vector", "Rprop": "its step sizes do not start at zero"}
 
 
@@ -61,18 +66,37 @@ def _swaps(optimizer: torch.optim.Optimizer, group: dict[str, Any], slices: Slic
     # Fused kernels walk the memory as if it were contiguous, which a view of a slice is not.
     gather = bool(group.get("fused"))
     elementwise = type(optimizer).__module__.startswith("torch.optim.") and type(optimizer).__name__ in _ELEMENTWISE
+    remembered = _parts.setdefault(optimizer, {})
     found = []
     for parameter in group["params"]:
         index = slices.get(parameter) if parameter.grad is not None else None
-        if index is None or _whole(parameter, index):
+        if index is None:
             continue
-        state = optimizer.state.get(parameter, {})
-        for key, value in state.items():
-            if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+        part = _part(remembered.setdefault(parameter, {}), parameter, index, gather, elementwise)
+        if part is None:
+            continue
+        full = {k: v for k, v in optimizer.state.get(parameter, {}).items() if isinstance(v, Tensor) and v.dim()}
+        for key, value in full.items():
+            if value.shape != part.shape:
                 raise _unsliceable(optimizer, key)
-        copied = gather or (not elementwise and any(isinstance(entry, Runs) for entry in index))
-        found.append(_Swap(optimizer, parameter, index, copied))
+        found.append(_Swap(optimizer, parameter, part, full))
     return found
+
+
+def _part(
+    remembered: dict[int, "_Part"], parameter: nn.Parameter, index: tuple[Index, ...], gather: bool, elementwise: bool
+) -> "_Part | None":
+    """A slice of a parameter, remembered or new; None where it is all of it."""
+    part = remembered.get(id(index))
+    if part is not None and part.fits(parameter, gather):
+        return None if part.whole else part
+    if part is not None:  # the parameter lies elsewhere by now, and views of its old memory would keep that alive
+        remembered.clear()
+    while len(remembered) >= _REMEMBERED:
+        del remembered[next(iter(remembered))]
+    copied = gather or (not elementwise and any(isinstance(entry, Runs) for entry in index))
+    part = remembered[id(index)] = _Part(parameter.data, index, gather=gather, copied=copied)
+    return None if part.whole else part
 
 
 def _unsliceable(optimizer: torch.optim.Optimizer, key: str) -> PliantError:
@@ -81,7 +105,7 @@ def _unsliceable(optimizer: torch.optim.Optimizer, key: str) -> PliantError:
     return PliantError(problem, fix="use AdamW, Adam or SGD")
 
 
-def _whole(parameter: nn.Parameter, index: tuple[Index, ...]) -> bool:
+def _whole(parameter: Tensor, index: tuple[Index, ...]) -> bool:
     if len(index) != parameter.dim():
         shape = tuple(parameter.shape)
         raise ValueError(f"a parameter of shape {shape} needs {len(shape)} slices, one per axis; got {len(index)}")
@@ -99,26 +123,51 @@ def _whole(parameter: nn.Parameter, index: tuple[Index, ...]) -> bool:
 
 
 class _Part:
-    """The slice of tensors like `whole`: a view where no axis is a vector, else a copy that `store` writes back."""
+    """The slice of tensors like `full`: a view where no axis is a vector, else a copy that `store` writes back."""
 
-    __slots__ = ("copied", "index", "offset", "size", "stride", "whole")
+    __slots__ = ("copied", "full", "gather", "index", "offset", "shape", "size", "stride", "views", "whole")
 
-    def __init__(self, whole: Tensor, index: tuple[Index, ...], gather: bool) -> None:
-        self.copied = gather or any(isinstance(entry, Tensor) for entry in index)
-        self.index, self.whole = index, whole.stride()
+    def __init__(self, full: Tensor, index: tuple[Index, ...], *, gather: bool, copied: bool) -> None:
+        self.whole = _whole(full, index)
+        self.copied = copied or any(isinstance(entry, Tensor) for entry in index)
+        self.index, self.full, self.shape, self.gather = index, full, full.shape, gather
+        self.views: dict[str, tuple[Tensor, Tensor]] = {}
         if not self.copied:
-            part = view(whole, index)
+            part = view(full, index)
             self.size, self.stride = part.shape, part.stride()
-            self.offset = part.storage_offset() - whole.storage_offset()
+            self.offset = part.storage_offset() - full.storage_offset()
+
+    def fits(self, parameter: Tensor, gather: bool) -> bool:
+        """Whether the parameter still lies where it did, and is to be stepped in the same way."""
+        full = self.full
+        return (
+            full.data_ptr() == parameter.data_ptr()
+            and full.stride() == parameter.stride()
+            and full.dtype == parameter.dtype
+            and self.shape == parameter.shape
+            and self.gather == gather
+        )
 
     def of(self, tensor: Tensor) -> Tensor:
+        """The slice of a tensor of the parameter's shape."""
         if self.copied:
             return part_of(tensor, self.index).clone(memory_format=torch.contiguous_format)
-        if tensor.stride() != self.whole:
+        if tensor.stride() != self.full.stride():
             return view(tensor, self.index)
         return tensor.as_strided(self.size, self.stride, tensor.storage_offset() + self.offset)
 
+    def kept(self, key: str, tensor: Tensor) -> Tensor:
+        """The slice of a tensor that is there in every step: its view is made once."""
+        known = self.views.get(key)
+        if known is not None and known[0] is tensor:
+            return known[1]
+        part = self.of(tensor)
+        if not self.copied:
+            self.views[key] = tensor, part
+        return part
+
     def store(self, tensor: Tensor, part: Tensor) -> None:
+        """Write a slice into its place."""
         if self.copied:
             put(tensor, self.index, part)
         else:
@@ -128,37 +177,35 @@ class _Part:
 class _Swap:
     """One parameter that is its slice between `enter` and `leave`."""
 
-    __slots__ = ("data", "full", "grad", "odd", "optimizer", "parameter", "part", "small")
+    __slots__ = ("full", "grad", "odd", "optimizer", "parameter", "part", "small")
 
-    def __init__(self, optimizer: torch.optim.Optimizer, parameter: nn.Parameter, index: Any, gather: bool) -> None:
-        self.optimizer, self.parameter = optimizer, parameter
-        self.part = _Part(parameter.data, index, gather)
-        self.data, self.grad = parameter.data, parameter.grad
-        self.full: dict[str, Tensor] = {}
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, parameter: nn.Parameter, part: _Part, full: dict[str, Tensor]
+    ) -> None:
+        self.optimizer, self.parameter, self.part, self.full = optimizer, parameter, part, full
+        self.grad = parameter.grad
         self.small: dict[str, Tensor] = {}
         self.odd: str | None = None
 
     def enter(self) -> None:
         parameter, part = self.parameter, self.part
         # Everything that can fail comes before the first change.
-        data, grad = part.of(self.data), None if self.grad is None else part.of(self.grad)
-        state = self.optimizer.state.get(parameter) or {}
-        shape = self.data.shape
-        self.full = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.dim() and v.shape == shape}
-        self.small = {key: part.of(value) for key, value in self.full.items()}
+        data, grad = part.kept("", part.full), None if self.grad is None else part.of(self.grad)
+        self.small = {key: part.kept(key, value) for key, value in self.full.items()}
         parameter.grad = None  # torch refuses a gradient of another shape, so data goes first
         parameter.data = data
         parameter.grad = grad
-        state.update(self.small)
+        if self.small:
+            self.optimizer.state[parameter].update(self.small)
 
     def leave(self) -> None:
         """Put the full tensors back. Never raises for odd state: the other parameters must be put back too."""
         parameter, part = self.parameter, self.part
         shape = parameter.data.shape
         if part.copied:
-            part.store(self.data, parameter.data)
+            part.store(part.full, parameter.data)
         parameter.grad = None
-        parameter.data = self.data
+        parameter.data = part.full
         parameter.grad = self.grad
         state = self.optimizer.state.get(parameter) or {}
         for key, value in list(state.items()):
@@ -166,7 +213,7 @@ class _Swap:
                 continue
             full = self.full.get(key)
             if full is None and value.shape == shape:
-                full = torch.zeros_like(self.data, dtype=value.dtype, device=value.device)
+                full = torch.zeros_like(part.full, dtype=value.dtype, device=value.device)
             if full is None:
                 self.odd = key
                 continue

@@ -149,7 +149,7 @@ class _Training:
         self.optimizer = settings.build_optimizer(net)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         samples = len(data.train)
-        self.rows = size = settings.rows(samples)
+        self.rows = size = settings.rows(samples, recipe.batch_size)
         group.check_rows(min(size, samples))
         # BatchNorm cannot train on one sample, so a last batch of one is dropped (unless batches are of one anyway).
         self.drop_last = 0 < samples % size < group.least(size) and samples > size

@@ -80,9 +80,12 @@ def test_a_training_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     net = families.trained(JOB)
     assert isinstance(net, pliant.Elastic)
     configs = [net.space.largest(), net.space.smallest()]
-    values = families.qualities(JOB, configs, data, data.val)
+    monkeypatch.setattr(families, "dataset", lambda task: data)
+    values = families.qualities(JOB, configs, "val")
     assert len(values) == 2
-    assert families.best_family([JOB], configs, data) == JOB
+    monkeypatch.setattr(families, "quality", refuse)
+    assert families.qualities(JOB, configs, "val") == values
+    assert families.best_family([JOB], configs) == JOB
     assert data.__dict__["test_reads"] == 0  # all choices are made on val
 
 
@@ -112,6 +115,6 @@ def test_the_cache_knows_trainings_by_the_same_content_as_ever() -> None:
             "batch_size": 128, "seed": 0, "config": {"depth:a": True, "width:b": 8}}  # fmt: skip
     alone = Job(fashion, 10, 6e-3, 128, 0, config=(("depth:a", True), ("width:b", 8)))
     assert alone.what()["training"] == told
-    text = Job(Task("shakespeare", (3,), 64, net="gpt"), 14, 2e-3, 64, 1)
+    text = Job(Task("shakespeare-quarter", (3,), 64, net="gpt"), 14, 2e-3, 64, 1)
     assert text.what()["training"]["task"]["net"] == "gpt"
     assert Job(fashion, 10, 6e-3, 128, 0).what()["training"] == told | {"config": None, "recipe": "nested"}

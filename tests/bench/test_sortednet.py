@@ -33,8 +33,7 @@ def test_a_sub_network_is_measured_once(tmp_path: Path, monkeypatch: pytest.Monk
     net = families.family(TINY)
     probe = Probe(JOB, tuple(sorted(net.space.smallest().items())))
     facts = sortednet.measure(probe)
-    data = families.dataset(TINY)
-    assert facts["quality"] == pytest.approx(families.qualities(JOB, [net.space.smallest()], data, data.test)[0])
+    assert facts["quality"] == pytest.approx(families.qualities(JOB, [net.space.smallest()], "test")[0])
     monkeypatch.setattr(families, "quality", lambda *_: pytest.fail("measured again"))
     assert sortednet.measure(probe) == facts
     sortednet._family.cache_clear()

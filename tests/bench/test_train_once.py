@@ -6,7 +6,7 @@ from bench import _families as families
 from bench import train_once
 from bench._families import Task
 
-IMAGES, TEXT = Task("fashion", (1, 1, 1), 16), Task("shakespeare", (3,), 64, net="gpt")
+IMAGES, TEXT = Task("fashion", (1, 1, 1), 16), Task("shakespeare-quarter", (3,), 64, net="gpt")
 SIZES = range(len(train_once.SHARES))
 
 

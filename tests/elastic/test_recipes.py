@@ -44,7 +44,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 def test_nested_draws_the_whole_network_as_often_as_it_says(mlp: Elastic) -> None:
     generator, largest = seeded(0, "draws"), mlp.space.largest()
-    draws = [Nested(whole=0.4, smallest=0.0, spread=0.0).draw(mlp, generator) for _ in range(2000)]
+    draws = [Nested(whole=0.4, smallest=0.0, lean=1.0, spread=0.0).draw(mlp, generator) for _ in range(2000)]
     assert all(len(configs) == 1 for configs in draws)
     share = sum(configs[0] == largest for configs in draws) / 2000
     expected = 0.4 + 0.6 / 4  # a drawn size in the upper quarter is the whole network as well
@@ -61,11 +61,28 @@ def test_nested_reaches_every_subnetwork_and_the_small_ones_often(mlp: Elastic) 
 
 def test_without_spread_the_knobs_of_a_kind_are_alike(mlp: Elastic) -> None:
     generator = seeded(0, "alike")
-    found = [Nested(whole=0.0, smallest=0.0, spread=0.0).draw(mlp, generator)[0] for _ in range(400)]
+    found = [Nested(whole=0.0, smallest=0.0, lean=1.0, spread=0.0).draw(mlp, generator)[0] for _ in range(400)]
     places = [{knob.choices.index(config[knob.name]) for knob in mlp.space} for config in found]
     assert all(len(each) == 1 for each in places)
     counts = [sum(each == {place} for each in places) for place in range(4)]
     assert min(counts) > 70  # a quarter each
+
+
+@pytest.mark.parametrize("lean", [0.5, 1.0, 2.0])
+def test_draws_lean_to_small_sizes(mlp: Elastic, lean: float) -> None:
+    generator = seeded(0, "lean")
+    recipe = Nested(whole=0.0, smallest=0.0, lean=lean, spread=0.0)
+    knob = next(iter(mlp.space))
+    found = [knob.choices.index(recipe.draw(mlp, generator)[0][knob.name]) for _ in range(3000)]
+    for place in range(4):  # a uniform number to the power `lean` lies between place / 4 and (place + 1) / 4
+        expected = ((place + 1) / 4) ** (1 / lean) - (place / 4) ** (1 / lean)
+        assert abs(found.count(place) / 3000 - expected) < 4 * (expected * (1 - expected) / 3000) ** 0.5
+
+
+def test_a_lean_that_is_no_positive_number_is_refused() -> None:
+    for lean in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="lean must be a positive number"):
+            Nested(lean=lean)
 
 
 def test_sandwich_draws_both_ends_and_random_ones(mlp: Elastic) -> None:
@@ -119,7 +136,7 @@ def test_the_narrowest_is_drawn_as_often_as_it_says() -> None:
     net = make(nets.resnet((3, 8, 8), 3, blocks=(1, 2), width=8), torch.randn(4, 3, 8, 8))
     generator, smallest = seeded(2, "narrow"), net.space.smallest()
     widths = [knob.name for knob in net.space if knob.kind == "width"]
-    found = [Nested(whole=0.2, smallest=0.3, spread=0.0).draw(net, generator)[0] for _ in range(1500)]
+    found = [Nested(whole=0.2, smallest=0.3, lean=1.0, spread=0.0).draw(net, generator)[0] for _ in range(1500)]
     share = sum(all(config[name] == smallest[name] for name in widths) for config in found) / 1500
     assert abs(share - 0.8 * (0.3 + 0.7 / 4)) < 0.05  # a drawn size in the lowest quarter is the narrowest as well
     assert any(config["depth:stages.1.1"] for config in found if all(config[w] == smallest[w] for w in widths))
@@ -429,7 +446,7 @@ def test_what_is_measured_is_the_widest_with_its_own_statistics() -> None:
 
 
 def test_recipes_compare_and_tell_their_settings() -> None:
-    assert Nested() == Nested(whole=0.15) != Nested(whole=0.5)
+    assert Nested() == Nested(whole=0.1) != Nested(whole=0.5)
     assert repr(Sandwich(random=1)) == "Sandwich(random=1, distil=False, labels=0.0)"
     assert repr(Sandwich().at(0.5)) == repr(Sandwich())
     assert Plain() == Plain()

@@ -206,7 +206,7 @@ def test_storage_recipes_and_report(family: Elastic, tmp_path: Path) -> None:
     with family.using(config), back.using(config):
         assert torch.equal(back(IMAGES), family(IMAGES))
     for recipe in (Nested(whole=0.0), Sandwich()):
-        drawn = [c for s in range(20) for c in recipe.draw(family, torch.Generator().manual_seed(s))]
+        drawn = [c for s in range(60) for c in recipe.draw(family, torch.Generator().manual_seed(s))]
         assert {config["resolution:x"] for config in drawn} == {8, 12, 16}
     text = str(family.report())
     assert "16 pixels" in text

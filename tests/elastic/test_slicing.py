@@ -15,7 +15,7 @@ from pliant.core import seeded
 from pliant.core.parts import Index, Runs, part_of, put
 from pliant.elastic import elastic
 from pliant.elastic.recipes import Sandwich
-from pliant.elastic.slicing import AxisCuts, Gradients, take
+from pliant.elastic.slicing import AxisCuts, Cut, Gradients, take
 from pliant.graph.analyse import Axis
 
 CUTS: dict[str, tuple[Index, ...]] = {
@@ -65,6 +65,37 @@ def test_parts_and_their_gradients_are_those_of_indexing(name: str) -> None:
         assert other.grad is not None
         assert torch.equal(own.grad, other.grad)
         own.grad = other.grad = None
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("name", ["prefix", "middle"])
+def test_small_parameters_are_seen_in_one_operation(name: str, turned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["pliant.elastic.slicing"], "_LARGE", 1000)
+    own = parameter()
+    if turned:
+        own = nn.Parameter(own.detach().t().contiguous().t())
+    cut = Cut.of(CUTS[name], own.shape)
+    part = take(own, cut, Gradients())
+    assert torch.equal(part, by_hand(own, cut))
+    assert part.data_ptr() == part_of(own.detach(), cut).data_ptr()
+    assert type(part.grad_fn).__name__ == "AsStridedBackward0"
+    part.sum().backward()  # type: ignore[no-untyped-call]
+    assert own.grad is not None
+    assert torch.equal(own.grad, by_hand_gradient(cut))
+    assert own.grad.stride() == own.stride()
+    whole = Cut.of((slice(0, 6), slice(None)), own.shape)
+    assert take(own, whole, Gradients()) is own
+
+
+def test_a_state_is_cut_once_for_the_same_counts() -> None:
+    net = elastic(nets.mlp((6,), 4, hidden=(8, 8)), torch.zeros(2, 6))
+    whole, knob = net.space.largest(), next(iter(net.space))
+    found = []
+    for kept in (4, 8, 4):
+        net.activate(whole.replace({knob.name: kept}))
+        found.append(dict(zip(net._runner.states, net._state[3], strict=True)))
+    assert all(found[0][name] is found[2][name] for name in found[0])
+    assert any(found[0][name] is not found[1][name] for name in found[0])
 
 
 @pytest.mark.parametrize("name", CUTS)

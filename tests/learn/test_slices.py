@@ -1,5 +1,8 @@
 """A step on slices moves nothing outside and equals, inside, the step of an optimizer that holds just the slice."""
 
+import copy
+import gc
+import sys
 from functools import partial
 from typing import Any
 
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 
 from pliant.core import PliantError
 from pliant.core.parts import Runs
+from pliant.learn import slices as slices_module
 from pliant.learn import step_slices
 
 OPTIMIZERS: dict[str, Any] = {
@@ -133,6 +137,57 @@ def test_the_state_keeps_its_memory_and_serves_whole_steps_afterwards() -> None:
     torch.autograd.backward(parameter.sum() * 2)  # autograd still knows the parameter by its full shape
     assert parameter.grad is not None
     assert parameter.grad.shape == (4, 4)
+
+
+def _train(slices: list[tuple[Any, ...]], between: Any = None, **options: Any) -> nn.Parameter:
+    """Steps on slices; `between` happens after every one of them."""
+    generator = torch.Generator().manual_seed(3)
+    parameter = nn.Parameter(torch.randn(8, 6, generator=generator))
+    optimizer = torch.optim.AdamW([parameter], lr=0.1, **options)
+    for index in slices:
+        parameter.grad = torch.randn(8, 6, generator=generator)
+        step_slices(optimizer, {parameter: index})
+        if between is not None:
+            between(parameter, optimizer)
+    return parameter
+
+
+def test_remembered_slices_give_what_new_ones_give() -> None:
+    known = [(slice(0, n), slice(0, m)) for n, m in ((4, 3), (8, 6), (2, 6))]
+    remembered = _train([known[i % 3] for i in range(12)])
+    anew = _train([tuple(known[i % 3]) for i in range(12)], lambda *_: slices_module._parts.clear())
+    assert torch.equal(remembered, anew)
+    every = [(slice(0, 1 + i % 8), slice(0, 1 + i % 5)) for i in range(3 * slices_module._REMEMBERED)]
+    assert torch.equal(_train(every), _train(every, lambda *_: slices_module._parts.clear()))
+
+
+def _moved(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
+    parameter.data = parameter.data.clone()
+
+
+def _turned(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
+    parameter.data = parameter.data.t().contiguous().t()
+
+
+def _state_loaded(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+
+@pytest.mark.parametrize("between", [_moved, _turned, _state_loaded])
+def test_what_lies_elsewhere_by_now_is_noticed(between: Any) -> None:
+    index = (slice(0, 4), slice(1, 3))
+    moved, still = _train([index] * 5, between), _train([index] * 5)
+    assert torch.equal(moved, still)
+    assert not torch.equal(moved, _train([index] * 4))
+
+
+def test_nothing_is_remembered_of_an_optimizer_that_is_gone() -> None:
+    gc.collect()
+    before = len(slices_module._parts)
+    parameter = _train([(slice(0, 4), slice(0, 3))] * 2)
+    gc.collect()
+    assert len(slices_module._parts) == before
+    assert sys.getrefcount(parameter) < 4
 
 
 def test_parameters_without_gradient_stay() -> None:

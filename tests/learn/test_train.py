@@ -5,7 +5,7 @@ import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, final
 
 import numpy as np
 import pytest
@@ -215,6 +215,32 @@ def test_a_network_may_bring_its_recipe(small: Dataset) -> None:
     assert calls == first
     train(Net(*mlp()), small, recipe=Plain(), epochs=1, settings=FAST)
     assert calls == first
+
+
+@final
+@dataclass(frozen=True)
+class SmallBatches(Recipe):
+    """Works best on batches of 16."""
+
+    batch_size: ClassVar[int] = 16
+
+    def step(
+        self, net: nn.Module, batch: Batch, loss_fn: LossFn, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        return loss_fn(call(net, batch[0]), batch[1])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given", "steps"),
+    [(Plain(), None, 32), (SmallBatches(), None, 63), (SmallBatches(), 100, 10)],
+)
+def test_a_recipe_says_its_batch_size_and_settings_come_first(
+    digits: Dataset, recipe: Recipe, given: int | None, steps: int
+) -> None:
+    """1,000 samples: batches of 128 become batches of 32, for an epoch is to have 16 steps at least."""
+    data = Dataset("digits", digits.train.take(1000), digits.val.take(20), digits.val, classes=digits.classes)
+    history = train(mlp(), data, recipe=recipe, epochs=1, settings=Settings(batch_size=given))
+    assert len(history.steps) == steps
 
 
 def test_dict_inputs_and_dict_outputs(small: Dataset) -> None:
