@@ -2,10 +2,12 @@
 
 Networks are those of `pliant.testing.zoo_dynamic_text`, compiled unchanged. Each is compared with the module on 500
 random inputs and over every edge that can be forced; decisions closer than 1e-5 to their threshold are counted apart.
-Times are CPU seconds of one thread at batch 1, all contestants side by side on the same inputs, medians.
+Times are CPU seconds of one thread at batch 1, all contestants side by side on the same inputs, medians; one network
+after the other, when all comparisons are done. What is done of a network stays when the row is stopped.
 """
 
 import gc
+import hashlib
 import statistics
 import tempfile
 import time
@@ -17,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench._common import Outcome, in_workers, interleaved, one_thread
+from bench._common import ROOT, Outcome, cached, in_workers, interleaved, machine, one_thread, sources
 from pliant.core import PliantError, seeded
 from pliant.deploy import compile as compiled
 from pliant.deploy.decide import deciding
@@ -42,8 +44,11 @@ INPUTS, TIMED, ROUNDS = 500, 20, 9
 
 def run() -> Outcome:
     """The row."""
-    results = dict(zip(DYNAMIC, in_workers(one, list(DYNAMIC)), strict=True))
+    one_thread()
+    results = dict(zip(DYNAMIC, in_workers(proven, list(DYNAMIC)), strict=True))
     done = {name: each for name, each in results.items() if each["compiled"]}
+    for name, each in done.items():
+        each |= timed(name)
     eager = [each["x_eager"] for each in done.values()]
     others = [each["x_compile"] for each in done.values() if "x_compile" in each]
     figures = {
@@ -62,13 +67,44 @@ def run() -> Outcome:
     return Outcome(figures, f"{INPUTS} random inputs per network", [0], settings={"networks": results})
 
 
-def one(name: str, inputs: int = INPUTS) -> dict[str, Any]:
-    """One network: figures, or the reason it was not compiled."""
-    one_thread()
-    warnings.simplefilter("ignore")
+def key_of(what: str, **more: Any) -> dict[str, Any]:
+    """What determines a result of this row: the sources of everything that takes part, and what is asked."""
+    runtime = hashlib.sha256()
+    for path in sorted((ROOT / "runtime" / "pliant_runtime").glob("*.py")):
+        runtime.update(path.read_bytes())
+    rooms = sources(str(ROOT / "pliant" / "testing" / "zoo_dynamic_text.py"), ("flow", "deploy", "export"))
+    images = sources(str(ROOT / "pliant" / "testing" / "zoo_dynamic.py"), ())
+    return {"row": what, "sources": [rooms, images, runtime.hexdigest()], "machine": machine(), **more}
+
+
+def proven(name: str, inputs: int = INPUTS) -> dict[str, Any]:
+    """`compared`, made only once."""
+    return cached(key_of("compile-dynamic proof", net=name, inputs=inputs), lambda _: compared(name, inputs))[1]
+
+
+def timed(name: str, rounds: int = ROUNDS) -> dict[str, float]:
+    """`speed` of a network, measured only once."""
+
+    def make(folder: Path) -> dict[str, float]:
+        warnings.simplefilter("ignore")
+        net, rows = drawn(name, TIMED)
+        return speed(net, load(compiled(net, folder / "net", example=rows[0])), rows, rounds)
+
+    return cached(key_of("compile-dynamic time", net=name, rows=TIMED, rounds=rounds), make)[1]
+
+
+def drawn(name: str, count: int) -> tuple[nn.Module, list[Any]]:
+    """A network and rows for it."""
     net, draw = dynamic(name)
     generator = seeded(0, "bench", name)
-    rows = [draw(generator) for _ in range(inputs)]
+    return net, [draw(generator) for _ in range(count)]
+
+
+def compared(name: str, inputs: int) -> dict[str, Any]:
+    """One network compiled and compared: figures, or the reason it was not compiled."""
+    one_thread()
+    warnings.simplefilter("ignore")
+    net, rows = drawn(name, inputs)
     with tempfile.TemporaryDirectory() as folder:
         try:
             begun = time.process_time()
@@ -77,13 +113,12 @@ def one(name: str, inputs: int = INPUTS) -> dict[str, Any]:
             proof = prove(deciding(net, rows[0]), net, family, rows)
         except PliantError as error:
             return {"compiled": 0, "mismatches": 0, "reason": str(error)}
-        found = {"compiled": 1, "compile_s": seconds, "mismatches": proof.mismatches + proof.forced_mismatches,
-                 "near": proof.near, "edges": proof.edges, "covered": proof.covered,
-                 "states": len(family.program.states), "largest": proof.largest}  # fmt: skip
-        return {**found, **speed(net, family, rows[:TIMED])}
+        return {"compiled": 1, "compile_s": seconds, "mismatches": proof.mismatches + proof.forced_mismatches,
+                "near": proof.near, "edges": proof.edges, "covered": proof.covered,
+                "states": len(family.program.states), "largest": proof.largest}  # fmt: skip
 
 
-def speed(net: nn.Module, family: Family, rows: list[Any]) -> dict[str, float]:
+def speed(net: nn.Module, family: Family, rows: list[Any], rounds: int) -> dict[str, float]:
     """CPU seconds of eager and torch.compile over ours."""
     feeds = [arrays(row) for row in rows]
     other: Callable[[Any], Any] | None = torch.compile(net)
@@ -102,7 +137,7 @@ def speed(net: nn.Module, family: Family, rows: list[Any]) -> dict[str, float]:
             calls["compile"] = lambda: [other(row) for row in rows]
         interleaved(calls, 2)
         gc.disable()
-        times = {key: statistics.median(each) for key, each in interleaved(calls, ROUNDS).items()}
+        times = {key: statistics.median(each) for key, each in interleaved(calls, rounds).items()}
         gc.enable()
     return {f"x_{key}": times[key] / times["ours"] for key in times if key != "ours"}
 

@@ -1,4 +1,4 @@
-"""compile-fuzz: 10,000 damaged artifacts of networks that decide, loaded and run in child processes.
+"""compile-fuzz: 10,000 damaged artifacts of networks that decide and of a family in shells, loaded and run in children.
 
 Half have a byte changed, cut or added somewhere and the hashes left alone; the other half have program.json or a graph
 damaged and every hash made anew, as somebody would who knows how. A crash is a child that dies, a hang one that says
@@ -26,7 +26,7 @@ from pliant_runtime.grammar import PROGRAM, digest_of
 
 REQUIRED = ("artifacts", "crashes", "hangs", "wrong")
 ARTIFACTS, PATIENCE = 10_000, 30.0
-NETWORKS = ("fixed_point", "router", "tree")
+NETWORKS = ("fixed_point", "router", "tree", "shells")
 _ODD: tuple[Any, ...] = (-1, 0, 1, 7, 1 << 40, 1e30, "", "x", "../x", "/etc/passwd", None, True, [], {}, [[]],
                          "float64", {"in": 0}, {"out": 0}, {"in": 99}, "N")  # fmt: skip
 
@@ -54,10 +54,28 @@ def make(folder: Path) -> None:
     import torch
 
     for name in NETWORKS:
-        net, draw = dynamic(name)
-        row = draw(torch.Generator().manual_seed(0))
-        compiled(net, folder / name, example=row)
+        if name == "shells":
+            row = _shells(folder / name)
+        else:
+            net, draw = dynamic(name)
+            row = draw(torch.Generator().manual_seed(0))
+            compiled(net, folder / name, example=row)
         np.save(folder / f"{name}.npy", row.numpy())
+
+
+def _shells(folder: Path) -> Any:
+    """A family of three sizes in one graph; returns its input."""
+    import torch
+    from torch import nn
+
+    from pliant.elastic import elastic
+
+    torch.manual_seed(0)
+    row = torch.randn(2, 6)
+    net = elastic(nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 3)), row)
+    configs = [net.space.uniform(share) for share in (1.0, 0.5, 0.25)]
+    compiled(net, folder, configs=configs, layout="shells")
+    return row
 
 
 def _child(folder: Path, begin: int, end: int, counts: dict[str, int]) -> int:

@@ -202,7 +202,7 @@ def _report(
         int, typer.Option(help="Train this many points of the front alone first, to compare with; resumes.")
     ] = 0,
 ) -> Json:
-    """Write RUN/report.html: front, losses, conditions."""
+    """Write RUN/report.html: front, losses, conditions; for an artifact of a network that decides ART.html."""
     from pliant.cli.commands import report as command
 
     return command(run, separate=separate)

@@ -313,9 +313,16 @@ def compile_run(
 
 
 def report(run: Path, *, separate: int = 0) -> Json:
-    """Writes RUN/report.html; with `separate` so many points of the front are trained alone first."""
-    from pliant.report import write_report
+    """Writes RUN/report.html; with `separate` so many points of the front are trained alone first.
 
+    For an artifact of a network that decides it writes the picture of its program beside it.
+    """
+    from pliant.report import write_program_page, write_report
+
+    if (run / "program.json").is_file():
+        page = write_program_page(run)
+        say(f"{page}")
+        return {"report": str(page), "bytes": page.stat().st_size}
     net, dataset, config = open_run(run)
     if separate:
         train_alone(run, net, dataset, config, count=separate)

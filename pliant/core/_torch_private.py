@@ -14,6 +14,11 @@ def is_overload(target: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload)
 
 
+def switches_gradients(target: Any) -> bool:
+    """Whether a call target of an fx graph says that gradients are kept, or not kept, from there on."""
+    return target is torch._C._set_grad_enabled
+
+
 def backward_pass() -> int:
     """The number of the backward pass that runs now; -1 outside of any."""
     return int(torch._C._current_graph_task_id())

@@ -86,17 +86,6 @@ def _place(root: nn.Module, name: str, tensor: Tensor) -> None:
         root.register_buffer(last, tensor)
 
 
-def samples_of(state: State, generator: torch.Generator, scale: float = 1.0) -> list[Tensor]:
-    """Random tensors for a state's parameters; integers are 0 or 1, which every embedding has."""
-    found = []
-    for dtype, shape in state.params:
-        if dtype.is_floating_point:
-            found.append((torch.randn(shape, generator=generator) * scale).to(dtype))
-        else:
-            found.append(torch.randint(0, 2, shape, generator=generator).to(dtype))
-    return found
-
-
 def export(flow: Flow, state: State, names: Mapping[int, str], cases: Sequence[Case]) -> Block:
     """The graph of a state's block, compared with torch.
 

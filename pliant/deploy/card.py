@@ -28,6 +28,8 @@ def markdown(card: Mapping[str, Any]) -> str:
     ]
     lines += ["", "## Measured", ""]
     lines += [f"- {name}: {value}" for name, value in card["conditions"].items()]
+    if "layout" in card:
+        lines += ["", "## Layout", "", f"- form: {card['layout']['form']}", f"- why: {card['layout']['why']}"]
     lines += ["", "## Size", "", *[f"- {name}: {value} bytes" for name, value in card["sizes"].items()]]
     lines += ["", "## Licence", "", card["licence"], ""]
     return "\n".join(lines)

@@ -12,12 +12,13 @@ from pliant.core.calls import map_tensors
 from pliant.data import Dataset
 from pliant.deploy.card import markdown
 from pliant.deploy.draft import calibration, draft, same_signature
+from pliant.deploy.layout import CHOICES, Laid, lay_out
 from pliant.deploy.measure import compare, latencies, scores
 from pliant.deploy.pack import Packer
 from pliant.deploy.program import program_of, sizes_of, write_program
-from pliant.deploy.programs import compile_deciding, decides_on
+from pliant.deploy.programs import compile_deciding, decides_on, only
 from pliant.deploy.targets import Sliceable, example_of, full_state, name_of, points_of
-from pliant.export import Hardware
+from pliant.elastic.branching import Branching
 from pliant.export import hardware as processor
 from pliant_runtime import __version__, load
 
@@ -28,8 +29,8 @@ def compile(
     *,
     configs: Any = None,
     data: Any = None,
-    hardware: Hardware | None = None,
     example: Any = None,
+    layout: str = "auto",
     replace: bool = False,
     seed: int = 0,
 ) -> Path:
@@ -44,14 +45,21 @@ def compile(
     the example; many rows are independent runs of it. It is compared with the module on the rows of `example`, on
     random rows, and over every edge, and the coverage is printed; nothing is scored.
 
+    Sub-networks share their weights in one of two forms. "slices": the weights once, a graph for each sub-network, as
+    fast as artifacts of their own, but in memory each has its weights. "shells": one graph, in the memory of the
+    largest alone, whose units beyond the smallest sub-network's lie behind `If` nodes; for networks of matrix products
+    whose hidden widths, heads or blocks bend (a width that a norm reads, or a convolution, cannot). "auto" makes both
+    where it can, times them side by side with 1 and 8 rows, and takes shells unless they are slower than 1.15 times
+    (8 rows) or 1.35 times (1 row). What was chosen and why is printed, and stored in `layout` of the program and card.
+
     Args:
         net: an `Elastic`, or any module (an artifact of one sub-network). Not changed.
         out: the folder to make.
         configs: a `Front`, points, configs, or one of these; None is the largest sub-network.
         data: whatever `Dataset.of` takes. Without it nothing is scored, raw samples cannot be given to the artifact,
             and BatchNorm keeps the statistics it has.
-        hardware: where latency is measured; one thread of this machine by default.
         example: an example input; by default from the data, else the network's own.
+        layout: "auto", "slices" or "shells".
         replace: whether a folder that is there already is replaced.
         seed: of the calibration batches and of the random rows stored for later checks.
 
@@ -59,15 +67,20 @@ def compile(
         `out`.
 
     Raises:
-        ValueError: configs the network does not have.
-        PliantError: `out` exists, an operator cannot be exported, or the artifact answers otherwise than torch; for a
-            module that decides also what no program can do (`pliant.flow.Rejected`, with the line and the way out).
+        ValueError: configs the network does not have, or another layout.
+        PliantError: `out` exists, an operator cannot be exported, shells are asked for and cannot be, or the artifact
+            answers otherwise than torch; for a module that decides also what no program can do
+            (`pliant.flow.Rejected`, with the line and the way out).
     """
     out = Path(out)
-    machine = processor("cpu", threads=1) if hardware is None else hardware
+    if layout not in CHOICES:
+        raise ValueError(f"layout must be one of {', '.join(CHOICES)}, got {layout!r}")
+    machine = processor("cpu", threads=1)
     dataset = None if data is None else Dataset.of(data, seed=seed)
     points = points_of(net, configs)
     inputs = map_tensors(lambda tensor: tensor.detach().cpu(), example_of(net, example, dataset))
+    if isinstance(net, Branching):
+        net = only(net, points)
     if not isinstance(net, Sliceable) and decides_on(net, inputs):
         return compile_deciding(net, out, example=inputs, machine=machine, replace=replace, seed=seed)
     batches = calibration(net, dataset, seed)
@@ -80,9 +93,13 @@ def compile(
         same_signature(drafts)
         program = program_of(name_of(net), drafts, packer, dataset, folder)
         write_program(program, folder)
-        family = load(folder, threads=machine.threads)
+        laid = lay_out(
+            layout, program, folder, net=net, drafts=drafts, batches=batches, data=dataset, seed=seed
+        )  # fmt: skip
+        program, family = laid.program, laid.family
         compare(family, drafts)
         program["conditions"] = {**_versions(), **latencies(family, drafts, machine)}
+        program["conditions"] |= {f"dynamic_range_b{rows}": round(value, 4) for rows, value in laid.range.items()}
         if dataset is not None:
             program["conditions"] |= scores(family, drafts, dataset)
             metric = dataset.metric
@@ -97,7 +114,16 @@ def compile(
         write_atomic(folder / "card.md", markdown(card))
         write_program(program, folder)
         load(folder)
+    print(_told(program, laid))
     return out
+
+
+def _told(program: dict[str, Any], laid: Laid) -> str:
+    count = len(program["entries"])
+    if count == 1:
+        return f"{program['name']}: one network"
+    spans = ", ".join(f"{value:.2f}x with {rows} row{'s' * (rows > 1)}" for rows, value in laid.range.items())
+    return f"{program['name']}: {count} sub-networks as {laid.why}; largest over smallest: {spans}"
 
 
 def _versions() -> dict[str, str]:
@@ -115,6 +141,7 @@ def _card(program: dict[str, Any], data: Dataset | None, packer: Packer) -> dict
         "signature": program["signature"],
         "data": {} if data is None else {"name": data.name, "task": data.task, **data.sizes},
         "conditions": program["conditions"],
+        "layout": program["layout"],
         "sizes": sizes_of(program),
         "tensors_stored_apart": packer.apart,
         "licence": "Unknown. The licences of the network and of the data it was trained on apply.",

@@ -1,28 +1,34 @@
 """Networks that decide, compiled: blocks, edges and the program of an artifact."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pliant.core import PliantError, copied, map_tensors, seeded
-from pliant.deploy.blocks import Block, Case, export, keep_outputs, pack, packed, samples_of
+from pliant.deploy.blocks import Block, Case, export, keep_outputs, pack, packed
 from pliant.deploy.pack import Packer
 from pliant.deploy.row_graph import NoRule
 from pliant.deploy.rows import with_rows
 from pliant.deploy.targets import full_state, name_of
 from pliant.export.structure import InputForm
 from pliant.flow import Flow, State
-from pliant.flow.explore import Arg, Const, In, Leaf, Out, Scalar
+from pliant.flow.explore import Arg, Const, In, Leaf, Scalar
+from pliant.flow.needs import needed, samples_of
 from pliant_runtime.grammar import FORMAT, VERSION, WEIGHTS
 
 STEPS = 100_000
 """States one row may visit."""
 _CASES = 2
+TOLERANCE = 1e-3
+"""Allowed when stored rows are tried on another machine, relative to the largest magnitude."""
+Checked = tuple[Any, list[np.ndarray[Any, Any]]]
+"""A row and the arrays and numbers that the network returns for it."""
 
 
 @dataclass
@@ -73,7 +79,7 @@ def deciding(net: nn.Module, example: Any, *, seed: int = 0) -> Deciding:
         with flow.still():
             for number, state in enumerate(flow.states):
                 cases = recorded.get(number, [])
-                cases = [*cases, *[(samples_of(state, generator), None) for _ in range(_CASES - len(cases))]]
+                cases = [*cases, *[(samples_of(state.params, generator), None) for _ in range(_CASES - len(cases))]]
                 blocks.append(export(flow, state, names, cases))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
@@ -131,52 +137,32 @@ def _fetch(arg: Arg, given: list[Tensor], made: list[Tensor], kind: Any = None) 
 
 def _prune(net: Deciding) -> None:
     """Leave out parameters and outputs that nothing needs: backwards over the program until nothing changes."""
-    states = net.flow.states
-    live: list[set[int]] = [set() for _ in states]
-    made: list[set[int]] = [set() for _ in states]
-    live[0] = set(range(len(states[0].params)))
-    changed = True
-    while changed:
-        changed = False
-        for number in reversed(range(len(states))):
-            needed = _needed(states[number], live)
-            outs = {arg.index for arg in needed if isinstance(arg, Out)}
-            ins = {arg.index for arg in needed if isinstance(arg, In)} | live[number]
-            ins = ins.union(*(net.blocks[number].depends[out] for out in outs))
-            if (outs, ins) != (made[number], live[number]):
-                made[number], live[number], changed = outs, ins, True
-    net.live, net.made = [sorted(each) for each in live], [sorted(each) for each in made]
+    net.live, net.made = needed(net.flow.states, [block.depends for block in net.blocks])
     for block, kept in zip(net.blocks, net.made, strict=True):
         keep_outputs(block, kept)
-
-
-def _needed(state: State, live: list[set[int]]) -> list[Arg]:
-    found: list[Arg] = [] if state.value is None else [state.value]
-    for edge in state.edges:
-        found += [arg for place, arg in enumerate(edge.args) if place in live[edge.target]]
-    return found + _returned(state.returns)
-
-
-def _returned(shape: Any) -> list[Arg]:
-    if isinstance(shape, Leaf | Scalar):
-        return [shape.arg]
-    if not isinstance(shape, Mapping):
-        return []
-    kind, inner = next(iter(shape.items()))
-    items = inner.values() if kind == "dict" else inner if kind in ("list", "tuple") else ()
-    return [arg for item in items for arg in _returned(item)]
 
 
 # -- the program ------------------------------------------------------------------------------------------------------
 
 
-def write(net: Deciding, module: nn.Module, folder: Path, *, steps: int = STEPS) -> dict[str, Any]:
-    """Graphs and weights into a folder; returns the program, still without measured figures and hashes."""
+def write(
+    net: Deciding, module: nn.Module, folder: Path, *, checks: Sequence[Checked] = (), steps: int = STEPS
+) -> dict[str, Any]:
+    """Graphs and weights into a folder; returns the program, still without measured figures and hashes.
+
+    Args:
+        net: as it was taken apart.
+        module: whose weights are stored.
+        folder: receives the files.
+        checks: rows with what the network gives for them, to be tried on other machines.
+        steps: states a row may visit.
+    """
     packer = Packer(full_state(module))
     for state, block in zip(net.flow.states, net.blocks, strict=True):
         pack(block, packer, folder, packer.full)
         if block.proto is not None:
             block.rows = _many(net, state, block, packer, folder)
+    check = _check(net, checks, packer) if checks else None
     tensors = packer.write(folder / WEIGHTS)
     inputs = [
         _input(name, tensor, net.fixed) for name, tensor in zip(net.form.names, net.form.tensors(net.form.example))
@@ -191,12 +177,23 @@ def write(net: Deciding, module: nn.Module, folder: Path, *, steps: int = STEPS)
         },
         "quality": None,
         "conditions": {},
-        "entries": [{"config": {}, "measured": {}, "start_state": 0, "check": None}],
+        "entries": [{"config": {}, "measured": {}, "start_state": 0, "check": check}],
         "states": [_state(net, number, packer) for number in range(len(net.blocks))],
         "tensors": tensors,
         "files": {},
         "steps": steps,
     }  # fmt: skip
+
+
+def _check(net: Deciding, checks: Sequence[Checked], packer: Packer) -> dict[str, Any]:
+    columns = zip(*(net.form.tensors(row) for row, _ in checks), strict=True)
+    given = [torch.cat(column).numpy() if len(checks) > 1 else column[0].numpy() for column in columns]
+    found = [array for _, arrays in checks for array in arrays]
+    return {
+        "inputs": [packer.own(f"check/input/{name}", array) for name, array in zip(net.form.names, given, strict=True)],
+        "outputs": [packer.own(f"check/0/{number}", array) for number, array in enumerate(found)],
+        "tolerance": TOLERANCE,
+    }
 
 
 def _many(net: Deciding, state: State, block: Block, packer: Packer, folder: Path) -> tuple[str, int, int | None] | str:
@@ -205,7 +202,7 @@ def _many(net: Deciding, state: State, block: Block, packer: Packer, folder: Pat
         return "the network's inputs have no rows"
     generator = seeded(0, "compile", "rows")
     try:
-        proto = with_rows(block.proto, [samples_of(state, generator) for _ in range(3)])
+        proto = with_rows(block.proto, [samples_of(state.params, generator) for _ in range(3)])
     except NoRule as error:
         return str(error)
     names = {item.name: block.names[item.name] for item in proto.graph.initializer if item.name in block.names}

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from pliant.core import Config, PliantError, call, seeded
 from pliant.data import Dataset
-from pliant.deploy.pack import Packer
+from pliant.deploy.pack import Packer, Source
 from pliant.deploy.targets import Sliceable, extracted
+from pliant.deploy.verify import arrays
 from pliant.export import OnnxModel, to_onnx
 from pliant.export.structure import flatten
 from pliant.export.to_onnx import evaluated
@@ -39,6 +40,7 @@ class Draft:
         values: figures known so far.
         model: its ONNX form.
         graph: name of its graph file.
+        sources: where its tensors come from in the full network.
         packed: its number in the packer.
         random: answers to random rows, which may travel with the artifact (real ones may be somebody's secret).
         real: answers to rows of the example.
@@ -48,6 +50,7 @@ class Draft:
     values: dict[str, float]
     model: OnnxModel
     graph: str
+    sources: Mapping[str, Source]
     packed: int
     random: Answers
     real: Answers
@@ -83,7 +86,12 @@ def draft(
     cost = getattr(net, "cost", None)
     if callable(cost):
         values["flops"] = float(cost(config).flops)
-    return Draft(config, values, model, name, packer.add(weights, sources), random, real)
+    return Draft(config, values, model, name, sources, packer.add(weights, sources), random, real)
+
+
+def calls(one: Draft, rows: int) -> Any:
+    """Inputs of so many rows, as the runtime takes them; rows of the example."""
+    return arrays(one.model.form.rows(rows))
 
 
 def _ask(net: nn.Module, inputs: Any) -> Answers:

@@ -26,11 +26,12 @@ def cut(array: Array, ranges: Ranges) -> Array:
         raise ValueError(f"{len(ranges)} ranges for an array of {array.ndim} axes")
     for axis, runs in enumerate(ranges):
         if runs is not None:
-            array = np.take(array, _indices(runs), axis=axis)
+            array = np.take(array, indices_of(runs), axis=axis)
     return array
 
 
-def _indices(runs: Sequence[Sequence[int]]) -> Array:
+def indices_of(runs: Sequence[Sequence[int]]) -> Array:
+    """The indices that [begin, end] runs go through, in their order."""
     return np.concatenate([np.arange(begin, end) for begin, end in runs] or [np.arange(0)])
 
 
@@ -156,7 +157,7 @@ class Packer:
         masks = [np.zeros(size, dtype=bool) for size in shape]
         for use in (use for uses in self._entries for use in uses.values() if use.weight == name):
             for mask, runs in zip(masks, use.ranges or [None] * len(shape), strict=True):
-                mask[_indices(runs) if runs is not None else slice(None)] = True
+                mask[indices_of(runs) if runs is not None else slice(None)] = True
         return [None if mask.all() else np.flatnonzero(mask) for mask in masks]
 
     @staticmethod
@@ -168,7 +169,7 @@ class Packer:
         shape = self.full[use.weight].shape
         shifted: list[list[list[int]] | None] = []
         for size, indices, runs in zip(shape, kept, use.ranges or [None] * len(shape), strict=True):
-            wanted = np.arange(size) if runs is None else _indices(runs)
+            wanted = np.arange(size) if runs is None else indices_of(runs)
             places = wanted if indices is None else np.searchsorted(indices, wanted)
             length = size if indices is None else len(indices)
             whole = len(places) == length and bool((places == np.arange(length)).all())

@@ -1,5 +1,6 @@
 """The program.json of an artifact, written from drafts."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from pliant.core import PliantError, sha256_file, write_atomic
 from pliant.data import Dataset
 from pliant.deploy.draft import Draft
 from pliant.deploy.pack import Packer
+from pliant.deploy.shelled import Shelled
+from pliant.export.weights import strip
 from pliant_runtime.grammar import FORMAT, PROGRAM, VERSION, WEIGHTS, digest_of
 
 _TOLERANCE = 1e-3
@@ -22,6 +25,44 @@ def program_of(name: str, drafts: list[Draft], packer: Packer, data: Dataset | N
     """The program of an artifact, and the weights.bin it speaks of. Figures are those the drafts have so far."""
     checks = [_check(number, draft, packer) for number, draft in enumerate(drafts)]
     tensors = packer.write(folder / WEIGHTS)
+    return _program(name, drafts, data, checks, [_state(draft, packer) for draft in drafts], tensors)
+
+
+def shell_program_of(
+    name: str, drafts: list[Draft], made: Shelled, packer: Packer, data: Dataset | None, folder: Path
+) -> dict[str, Any]:
+    """The program of an artifact of shells, its graph and its weights.bin; arguments as in `program_of`.
+
+    Args:
+        made: the graph that holds all drafts.
+        packer: an empty one.
+    """
+    graph, weights = strip(made.proto, made.weights)
+    file = f"graph-{hashlib.sha256(graph).hexdigest()[:16]}.onnx"
+    write_atomic(folder / file, graph)
+    packed = packer.add(weights, {})
+    checks = [_check(number, draft, packer) for number, draft in enumerate(drafts)]
+    tensors = packer.write(folder / WEIGHTS)
+    # Several threads may be wrong for one of the graphs it was made from.
+    most = [draft.model.max_threads for draft in drafts if draft.model.max_threads is not None]
+    first = _state(drafts[0], packer) | {
+        "graph": file,
+        "initializers": packer.initializers(packed),
+        "max_threads": min(most, default=None),
+        "on": list(made.on[0]),
+    }
+    states = [first, *({"like": 0, "on": list(on)} for on in made.on[1:])]
+    program = _program(name, drafts, data, checks, states, tensors)
+    why = "asked for"
+    program["layout"] = {
+        "form": "shells", "why": why, "measured": {}, "switch": {"name": made.switch, "size": made.size},
+    }  # fmt: skip
+    return program
+
+
+def _program(
+    name: str, drafts: list[Draft], data: Dataset | None, checks: list[Any], states: list[Any], tensors: list[Any]
+) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -34,7 +75,7 @@ def program_of(name: str, drafts: list[Draft], packer: Packer, data: Dataset | N
             {"config": dict(draft.config), "measured": draft.values, "start_state": number, "check": checks[number]}
             for number, draft in enumerate(drafts)
         ],
-        "states": [_state(draft, packer) for draft in drafts],
+        "states": states,
         "tensors": tensors,
         "files": {},
     }
@@ -110,14 +151,23 @@ def write_program(program: dict[str, Any], folder: Path) -> None:
 
 def sizes_of(program: Mapping[str, Any]) -> dict[str, int]:
     """Bytes of weights, graphs and the largest entry's weights alone."""
-    tensors = {item["name"]: item for item in program["tensors"]}
     files = program["files"]
     graphs = sum(fact["bytes"] for name, fact in files.items() if name.endswith(".onnx"))
     return {
         "weights of all sub-networks": files[WEIGHTS]["bytes"],
         "graphs": graphs,
-        "weights of the largest sub-network": max(_entry_bytes(state, tensors) for state in program["states"]),
+        "weights of the largest sub-network": max(_state_bytes(program)),
     }
+
+
+def weight_bytes(program: Mapping[str, Any]) -> int:
+    """Bytes of the weights of all sub-networks in memory at once."""
+    return sum(_state_bytes(program))
+
+
+def _state_bytes(program: Mapping[str, Any]) -> list[int]:
+    tensors = {item["name"]: item for item in program["tensors"]}
+    return [_entry_bytes(state, tensors) for state in program["states"] if "like" not in state]
 
 
 def _entry_bytes(state: Mapping[str, Any], tensors: Mapping[str, Any]) -> int:

@@ -1,24 +1,30 @@
 """Compile for networks that decide: taken apart, written, loaded, proven, and only then handed over."""
 
 import datetime
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from pliant.core import PliantError, atomic_folder, seeded, write_atomic, write_json
+from pliant.core import Config, PliantError, atomic_folder, seeded, write_atomic, write_json
 from pliant.deploy.card import markdown
 from pliant.deploy.decide import Deciding, cpu, deciding, refuse_fixed_zero, write
 from pliant.deploy.program import sizes_of, write_program
-from pliant.deploy.prove import Proof, prove
+from pliant.deploy.prove import Proof, prove, to_check
 from pliant.deploy.verify import arrays
+from pliant.elastic.branching import Branching
 from pliant.export import Hardware
 from pliant.export.structure import InputForm
 from pliant.export.to_onnx import evaluated
 from pliant.flow import decides
 from pliant_runtime import Family, __version__, load
 
+_TRIED = 3
+"""Rows among which those to be stored are looked for."""
 _ROWS = 24
 """Random rows of the proof, besides those of the example."""
 
@@ -28,6 +34,18 @@ def decides_on(net: nn.Module, example: Any) -> bool:
     form = InputForm(cpu(example))
     with evaluated(net) as local:
         return decides(local, form.rows(1))
+
+
+def only(net: Branching, points: Sequence[tuple[Config, Any]]) -> nn.Module:
+    """The sub-network of the one point that is asked for.
+
+    Raises:
+        PliantError: there are several.
+    """
+    if len(points) != 1:
+        problem = f"{len(points)} sub-networks of a network that decides in one artifact"
+        raise PliantError(f"{problem}; it holds one sub-network", fix="compile each of them by itself")
+    return net.extract(points[0][0])
 
 
 def compile_deciding(
@@ -44,12 +62,14 @@ def compile_deciding(
     inputs = cpu(example)
     refuse_fixed_zero(InputForm(inputs))
     made = deciding(net, inputs, seed=seed)
+    rows = rows_of(made, seed)
     with atomic_folder(out, replace=replace) as folder:
-        program = write(made, net, folder)
+        program = write(made, net, folder, checks=to_check(made, made.net, rows[:_TRIED]))
         write_program(program, folder)
         family = load(folder, threads=machine.threads)
-        proof = prove(made, made.net, family, rows_of(made, seed))
+        proof = prove(made, made.net, family, rows)
         _judged(proof, net)
+        family.check()
         program["conditions"] = {
             "pliant": __version__, "torch": torch.__version__, "machine": machine.machine, "threads": machine.threads,
             "states": len(made.blocks), "edges": proof.edges, "edges taken by inputs": proof.taken,
@@ -59,7 +79,7 @@ def compile_deciding(
         entry["parameters"] = float(sum(tensor.numel() for tensor in net.parameters()))
         entry |= _latency(made, family, machine)
         entry["max_rel_error"] = max([proof.largest, *(block.error for block in made.blocks)])
-        card = _card(program)
+        card = _card(program) | {"program": _traffic(family, proof)}
         write_json(folder / "card.json", card)
         write_atomic(folder / "card.md", markdown(card))
         write_program(program, folder)
@@ -98,6 +118,39 @@ def _latency(net: Deciding, family: Family, machine: Hardware) -> dict[str, floa
     family.run(row)
     latency = machine.latency(lambda: family.run(row), seconds=0.1)
     return {"latency_ms": latency.median_ms, "latency_iqr_ms": latency.iqr_ms, "latency_min_ms": latency.min_ms}
+
+
+def _traffic(family: Family, proof: Proof) -> dict[str, Any]:
+    """How the rows of the proof went through the program, and how long one visit of each state takes."""
+    steps = [state.step for state in family.program.states if state.step is not None]
+    edges = [(number, side) for number, step in enumerate(steps) for side in range(len(step.next.edges))]
+    return {
+        "rows": proof.inputs,
+        "edges": [[*edge, proof.ways[edge], edge in proof.checked] for edge in edges],
+        "micros": [round(1e6 * each, 3) for each in block_seconds(family)],
+    }
+
+
+def block_seconds(family: Family, repeats: int = 7) -> list[float]:
+    """Seconds of one visit of each state on random values: the least of some runs, 0 where nothing is computed."""
+    generator = np.random.default_rng(0)
+    found = []
+    for number, state in enumerate(family.program.states):
+        assert state.step is not None  # all states of a program that decides
+        block = family._executor.stepper.block(number)
+        if block.run is None:
+            found.append(0.0)
+            continue
+        params = state.step.params
+        values = [np.asarray(generator.random(kind.shape) > 0.5).astype(kind.dtype) for kind in params]
+        feeds = {name: values[place] for place, name in block.inputs}
+        times = []
+        for _ in range(repeats):
+            begun = time.perf_counter()
+            block.run(block.names, feeds, None)
+            times.append(time.perf_counter() - begun)
+        found.append(min(times))
+    return found
 
 
 def _card(program: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A compiled network that decides against the network itself: inputs, every edge, decisions near their threshold."""
 
 import dataclasses
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +19,8 @@ from pliant_runtime.gaps import gap
 TOLERANCE = 1e-3
 NEAR = 1e-5
 """A decision closer than this to its threshold, relative to what is compared, may fall otherwise on another machine."""
+FAR = 1e-3
+"""Rows stored for later checks keep this distance from every threshold."""
 _FORCED, _LONGEST, _FAR = 600, 400, 1 << 30
 Way = list[tuple[int, int]]
 
@@ -39,6 +41,8 @@ class Proof:
         covered: by rows or forced.
         largest: difference to torch, relative to the largest magnitude.
         example: the first mismatch in words.
+        ways: (state, side) to how many times rows as they are took it.
+        checked: the edges that rows took or that were forced.
     """
 
     inputs: int = 0
@@ -52,6 +56,8 @@ class Proof:
     covered: int = 0
     largest: float = 0.0
     example: str = ""
+    ways: Counter[tuple[int, int]] = dataclasses.field(default_factory=Counter)
+    checked: set[tuple[int, int]] = dataclasses.field(default_factory=set)
 
     def told(self) -> str:
         """In one line."""
@@ -84,6 +90,7 @@ def prove(net: Deciding, eager: nn.Module, family: Family, inputs: Sequence[Any]
             continue
         got, way = family.trace(arrays(each))
         taken |= set(way)
+        proof.ways.update(way)
         difference = apart(wanted, got)
         if difference is None or not difference <= TOLERANCE:
             _judge(net, each, proof, wanted, got)
@@ -92,7 +99,7 @@ def prove(net: Deciding, eager: nn.Module, family: Family, inputs: Sequence[Any]
     proof.taken = len(taken)
     if force:
         taken |= _force(net, family, inputs, taken, proof)
-    proof.covered = len(taken)
+    proof.covered, proof.checked = len(taken), taken
     return proof
 
 
@@ -148,6 +155,45 @@ def apart(wanted: Any, got: Any) -> float | None:
     if isinstance(wanted, float) and wanted != got:
         return 0.0 if wanted != wanted and got != got else abs(wanted - got) / max(abs(wanted), 1e-12)
     return 0.0 if wanted == got else None
+
+
+def values_in(value: Any) -> list[Any]:
+    """The tensors and numbers in what a network returns, depth first, as arrays."""
+    if isinstance(value, Tensor):
+        return [value.detach().cpu().numpy()]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, tuple | list):
+        return [array for item in value for array in values_in(item)]
+    return [np.asarray(value)] if isinstance(value, bool | int | float) else []
+
+
+def to_check(net: Deciding, eager: nn.Module, rows: Sequence[Any], *, most: int = 4) -> list[tuple[Any, list[Any]]]:
+    """Rows that go different ways, none of them near a threshold, with what the network gives for them."""
+    ways: set[tuple[tuple[Place, int], ...]] = set()
+    found: list[tuple[Any, list[Any]]] = []
+    for row in rows:
+        way: list[tuple[Place, int]] = []
+        margins: list[float] = []
+
+        def noted(place: Place, side: int, way: list[tuple[Place, int]] = way) -> int:
+            way.append((place, side))
+            return side
+
+        try:
+            net.flow.follow(row, noted, margins=margins)
+            with torch.no_grad():
+                values = values_in(call(eager, row))
+        except Exception:  # a row on which the network fails is no example
+            continue
+        if min(margins, default=1.0) > FAR and tuple(way) not in ways:
+            ways.add(tuple(way))
+            found.append((row, values))
+        if len(found) == most or (net.fixed and found):
+            break
+    return found
 
 
 def _worst(found: list[float | None]) -> float | None:

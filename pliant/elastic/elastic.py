@@ -20,12 +20,13 @@ from pliant.elastic.order import PermutationCheck, Permutations, magnitude, perm
 from pliant.elastic.report import Report, make_report
 from pliant.elastic.resolution import check_sizes
 from pliant.elastic.runner import Runner
-from pliant.elastic.slicing import AxisCuts, Gradients, Ranges, Slice, is_view, take
+from pliant.elastic.slicing import AxisCuts, Gradients, Ranges, Slice, StateCuts, is_view, take
 from pliant.elastic.statistics import Statistics
 from pliant.elastic.transforms import Transforms
+from pliant.flow.joint import Joint
 from pliant.graph.analyse import Rigid
 from pliant.graph.capture import check_model, unwrapped
-from pliant.graph.graph import Cost, Graph, Group, aliases, trace
+from pliant.graph.graph import Cost, Graph, Group, aliases
 from pliant.graph.labels import IntArray
 from pliant.graph.spans import closed
 
@@ -70,7 +71,7 @@ class Elastic(nn.Module):
             attach_module(self, path, opaque.module)
         for state, tensor in graph.states.items():
             attach(self, state, tensor)
-        self._runner = Runner(graph)
+        self._runner = self._runs(graph)
         self._bind()
         self._knobs = [knob_of(space, group.name) for group in graph.groups]
         self._depths = [knob_of(space, name) for name in graph.span_names]
@@ -85,9 +86,13 @@ class Elastic(nn.Module):
         self._gradients = Gradients()
         self._statistics = Statistics(graph)
         self._prepared: dict[Config, tuple[_State, list[int], set[str], list[int]]] = {}
-        self._touched: tuple[IntArray, tuple[bool, ...]] | None = None
+        self._touched: tuple[IntArray, tuple[bool, ...], list[Slice | None]] | None = None
         self._touched_transforms: set[str] = set()
         self.activate(space.largest())
+
+    def _runs(self, graph: Graph) -> Runner:
+        """What runs a graph's sub-networks."""
+        return Runner(graph)
 
     def _kernel_sizes(self) -> dict[int, tuple[int, ...]]:
         """Group to the kernel sizes that its knob offers, where it has one."""
@@ -102,14 +107,13 @@ class Elastic(nn.Module):
             path, _, leaf = state.rpartition(".")
             self._owners.append((modules[path], leaf))
 
-    def _make_cuts(self) -> dict[str, dict[int, AxisCuts]]:
+    def _make_cuts(self) -> dict[str, StateCuts]:
         shared: dict[tuple[bytes, bytes], AxisCuts] = {}
-        found: dict[str, dict[int, AxisCuts]] = {}
+        found: dict[str, StateCuts] = {}
         for name, axes in self.graph.state_axes.items():
-            found[name] = {}
-            for a, axis in axes.items():
-                key = (axis.group.tobytes(), axis.rank.tobytes())
-                found[name][a] = shared.setdefault(key, AxisCuts(axis))
+            keys = {a: (axis.group.tobytes(), axis.rank.tobytes()) for a, axis in axes.items()}
+            cuts = {a: shared.setdefault(key, AxisCuts(axes[a])) for a, key in keys.items()}
+            found[name] = StateCuts(cuts, self.graph.states[name].shape)
         return found
 
     # -- choosing ---------------------------------------------------------------------------------------------------
@@ -189,10 +193,7 @@ class Elastic(nn.Module):
         return [self._cut(name, counts) if name in used else None for name in self._runner.states]
 
     def _cut(self, name: str, counts: IntArray) -> Slice:
-        cuts = self._cuts[name]
-        if not cuts:
-            return ()
-        return tuple(cuts[a].entry(counts) if a in cuts else slice(None) for a in range(self.graph.states[name].dim()))
+        return self._cuts[name].of(counts)
 
     # -- running ----------------------------------------------------------------------------------------------------
 
@@ -211,7 +212,7 @@ class Elastic(nn.Module):
             whole, cut = owner._parameters[leaf], cuts[i]
             weights[i] = self._transforms.part(self, self._runner.states[i], whole, cut, counts)  # type: ignore[arg-type]
         if self.training:
-            self._touch(counts, spans)
+            self._touch()
             if self._statistics:
                 self._statistics.trained(whole=self._whole(counts, spans))
         elif self._statistics:
@@ -224,15 +225,16 @@ class Elastic(nn.Module):
                 put(whole, cut, part)
         return output
 
-    def _touch(self, counts: IntArray, spans: tuple[bool, ...]) -> None:
-        if torch.is_grad_enabled():
-            self._touched_transforms |= self._through
+    def _touch(self) -> None:
+        if not torch.is_grad_enabled():
+            return
+        counts, spans, _, cuts = self._state
+        self._touched_transforms |= self._through
+        if self._touched is not None:
             before = self._touched
-            self._touched = (
-                (counts, spans)
-                if before is None
-                else (np.maximum(before[0], counts), tuple(a or b for a, b in zip(before[1], spans, strict=True)))
-            )
+            counts, spans = np.maximum(before[0], counts), tuple(a or b for a, b in zip(before[1], spans, strict=True))
+            cuts = self._cut_list(counts, spans)
+        self._touched = counts, spans, cuts
 
     def touched(self) -> dict[nn.Parameter, Slice]:
         """What training forwards since `clear_touched` have used.
@@ -242,22 +244,24 @@ class Elastic(nn.Module):
         """
         if self._touched is None:
             return {}
-        counts, spans = self._transforms.read(self._touched[0]), self._touched[1]
-        used = set(self.graph.used_states(spans))
+        counts, spans, cuts = self._touched
+        if self._transforms.names:
+            cuts = self._cut_list(self._transforms.read(counts), spans)
         found: dict[nn.Parameter, Slice] = {}
-        for owner, leaf, name in ((o, leaf, n) for (o, leaf), n in zip(self._owners, self._runner.states, strict=True)):
+        for (owner, leaf), cut in zip(self._owners, cuts, strict=True):
             parameter = owner._parameters.get(leaf)
             if parameter is None:
                 continue
-            if name in used:
-                found[parameter] = self._cut(name, counts) or (slice(None),) * parameter.dim()
+            if cut is not None:
+                found[parameter] = cut or (slice(None),) * parameter.dim()
             else:  # a gradient of zeros from an earlier step would still let weight decay move it
                 found.setdefault(parameter, (slice(0, 0),) * parameter.dim())
-        inside = {id(tensor) for tensor in self.graph.opaque_states(self.graph.skipped(spans)).values()}
-        for tensor in self.graph.opaque_states().values():
-            if isinstance(tensor, nn.Parameter):
-                part = slice(None) if id(tensor) in inside else slice(0, 0)
-                found[tensor] = (part,) * tensor.dim()
+        if self.graph.program.opaque:
+            inside = {id(tensor) for tensor in self.graph.opaque_states(self.graph.skipped(spans)).values()}
+            for tensor in self.graph.opaque_states().values():
+                if isinstance(tensor, nn.Parameter):
+                    part = slice(None) if id(tensor) in inside else slice(0, 0)
+                    found[tensor] = (part,) * tensor.dim()
         for name in self._transforms.names:
             whole = slice(None) if name in self._touched_transforms else slice(0, 0)
             found[parameter_of(self, name)] = (whole, whole)
@@ -307,6 +311,10 @@ class Elastic(nn.Module):
             ValueError: an unknown knob, a value it does not take, or a unit it does not have.
             PliantError: `into` has other parameters, or computes something else.
         """
+        module = self._extracted(config, calibrate)
+        return module if into is None else self._fill(into, module)
+
+    def _extracted(self, config: Mapping[str, int | bool] | Any, calibrate: Iterable[Any] | None) -> nn.Module:
         orders: dict[int, IntArray] = {}
         if isinstance(config, Selection):
             counts, spans, orders = self._selected(config)
@@ -315,13 +323,21 @@ class Elastic(nn.Module):
         states = self._sliced(counts, spans, orders)
         current = self._current()
         shared = {id(current[state]): tensor for state, tensor in states.items()}
-        module = extract_module(self.graph, states, self._values(counts), spans, self.name, shared=shared)
+        module = self._made_of(states, counts, spans, shared)
         module.train(self.training)
         if calibrate is None:
-            calibrate = self._statistics.inputs(self, whole=self._whole(counts, spans))
+            calibrate = self._statistics.inputs(self, whole=self._whole(counts, spans), frames=4)
         if calibrate is not None:
-            _calibrate(module, calibrate)
-        return module if into is None else self._fill(into, module)
+            self._calibrated(module, calibrate, counts)
+        return module
+
+    def _made_of(self, states: Mapping[str, Tensor], counts: IntArray, spans: Sequence[bool],
+                 shared: Mapping[int, Tensor]) -> nn.Module:  # fmt: skip
+        """A module of sliced tensors."""
+        return extract_module(self.graph, states, self._values(counts), spans, self.name, shared=shared)
+
+    def _calibrated(self, module: Any, batches: Iterable[Any], counts: IntArray) -> None:
+        calibrate(module, batches)
 
     def _selected(self, selection: Selection) -> tuple[IntArray, tuple[bool, ...], dict[int, IntArray]]:
         """Kept counts and spans of a selection, and the orders that bring its units to the front."""
@@ -417,9 +433,7 @@ class Elastic(nn.Module):
         for name in self.graph.used_states(spans):
             if self._transforms.trained(self, name, counts):
                 continue
-            cuts = self._cuts[name]
-            axes = [cuts[a].ranges(counts) if a in cuts else None for a in range(self.graph.states[name].dim())]
-            found[name] = (name, axes)
+            found[name] = (name, self._cuts[name].ranges(counts))
         for name, tensor in self.graph.opaque_states(self.graph.skipped(spans)).items():
             found.setdefault(name, (name, [None] * tensor.dim()))
         return found
@@ -434,10 +448,7 @@ class Elastic(nn.Module):
         used = self.graph.used_states(spans)
         matrices = self._transforms.used(counts, set(used))
         counts = self._transforms.read(counts)
-        found: dict[str, list[Ranges | None]] = {}
-        for name in used:
-            cuts = self._cuts[name]
-            found[name] = [cuts[a].ranges(counts) if a in cuts else None for a in range(self.graph.states[name].dim())]
+        found = {name: self._cuts[name].ranges(counts) for name in used}
         inside = self.graph.opaque_states(self.graph.skipped(spans))
         found |= {name: [None] * tensor.dim() for name, tensor in inside.items() if name not in found}
         found |= {name: [None, None] for name in matrices}
@@ -518,9 +529,6 @@ class Elastic(nn.Module):
         return load_elastic(path)
 
 
-_calibrate = calibrate
-
-
 def elastic(model: nn.Module, example: Any, *, min_size: int = 4, choices: Choices | None = None, round_to: int = 8,
             tie: Sequence[str] = (), check: bool = True, verbose: bool | None = None) -> Elastic:  # fmt: skip
     """Make a network elastic: a copy in which channels, heads, neurons and blocks can be left out.
@@ -547,6 +555,8 @@ def elastic(model: nn.Module, example: Any, *, min_size: int = 4, choices: Choic
         ValueError: `min_size` or `round_to` is not positive, or `choices` or `tie` do not fit.
         TypeError: `model` is no module.
     """
+    from pliant.elastic.branching import Branching, graph_of  # a family of its own, made of this class
+
     for what, value in (("min_size", min_size), ("round_to", round_to)):
         if value < 1:
             raise ValueError(f"{what} must be at least 1, got {value}")
@@ -557,12 +567,16 @@ def elastic(model: nn.Module, example: Any, *, min_size: int = 4, choices: Choic
     model = unwrapped(model)
     check_model(model)
     check_names(model)
-    graph = trace(copied(model), _ordered(model, example), asked=tuple(choices or ()))
+    own = copied(model)
+    graph = graph_of(own, _ordered(model, example), asked=tuple(choices or ()))
     dropped = PermutationCheck(graph).unsound() if check else []
     groups = [i for i in range(len(graph.groups)) if i not in dropped]
     space = make_space(graph, groups, min_size=min_size, choices=choices, round_to=round_to, tie=tie)
     stored, used = set(model.state_dict()) - set(graph.opaque_states()), set(graph.states)
-    net = Elastic(graph, space, type(model).__name__, dropped, others=sorted(stored - used), own=sorted(used - stored))
+    family = Branching if isinstance(graph, Joint) else Elastic
+    net = family(graph, space, type(model).__name__, dropped, others=sorted(stored - used), own=sorted(used - stored))
+    if isinstance(net, Branching):
+        net.keep(own)
     if check:
         check_sizes(net, model)
     net.train(model.training)

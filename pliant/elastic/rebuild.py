@@ -3,6 +3,8 @@
 from torch import Tensor, nn
 
 from pliant.elastic.extract import extract_module
+from pliant.elastic.walk import Walked
+from pliant.flow.joint import Joint
 from pliant.graph.graph import Graph
 
 
@@ -25,4 +27,6 @@ def to_module(graph: Graph, *, name: str = "Network") -> nn.Module:
         states[state] = copies[id(tensor)]
     counts = graph.counts({})
     sizes = [patch.value(counts) for patch in graph.patches]
+    if isinstance(graph, Joint):  # the program of a joint graph is all branches at once
+        return Walked(graph, states, sizes, name)
     return extract_module(graph, states, sizes, [True] * len(graph.spans), name)

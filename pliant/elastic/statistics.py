@@ -142,7 +142,7 @@ class Statistics:
         kept = [device] if device.type == "cuda" else []
         plain = torch.autocast(device.type, enabled=False)
         with torch.inference_mode(False), torch.no_grad(), plain, torch.random.fork_rng(devices=kept):
-            module = net.extract(net.active)
+            module = net._extracted(net.active, None)
         found = dict(module.named_buffers(remove_duplicate=False))
         return {place: found[name] for name, place in self._places.items() if name in found}
 

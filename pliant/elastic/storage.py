@@ -16,6 +16,8 @@ from pliant.core.forms import from_dict as form_from_dict
 from pliant.core.forms import parts_of
 from pliant.core.forms import to_dict as form_to_dict
 from pliant.elastic.extract import parameter_of
+from pliant.flow.joint import Joint
+from pliant.flow.stored import stage_data, stage_of
 from pliant.graph.graph import Graph, aliases
 from pliant.graph.ir import Node, Program, decode, encode, verify
 
@@ -47,13 +49,15 @@ def load_elastic(path: str | Path) -> "Elastic":
     Raises:
         PliantError: a file is missing, damaged, or of another format or kind.
     """
+    from pliant.elastic.branching import Branching
     from pliant.elastic.elastic import Elastic
 
     data, tensors = read_network(path, "elastic")
     with damages(path):
         graph = graph_of(data, tensors)
         names = {"others": data["others"], "own": data["own"]}
-        net = Elastic(graph, Space.from_dict(data["space"]), str(data["name"]), data["dropped"], **names)
+        family = Branching if isinstance(graph, Joint) else Elastic
+        net = family(graph, Space.from_dict(data["space"]), str(data["name"]), data["dropped"], **names)
         for name in net._transforms.names:
             matrix = parameter_of(net, name).requires_grad_(name not in data["untrained"])
             matrix.data.copy_(tensors[f"state.{name}"])
@@ -132,6 +136,8 @@ def graph_data(graph: Graph) -> tuple[dict[str, Any], dict[str, Tensor]]:
             for n in graph.program
         ],
     }  # fmt: skip
+    if isinstance(graph, Joint):
+        data["stages"] = [stage_data(stage) for stage in graph.stages]
     return data, {f"example.{i}": leaf for i, leaf in enumerate(leaves)}
 
 
@@ -160,6 +166,10 @@ def graph_of(data: dict[str, Any], tensors: dict[str, Tensor]) -> Graph:
             states[first] = nn.Parameter(tensor, first not in untrained) if first in parameters else tensor
         states[node.target] = states[first]
     kept = {"frozen": set(data["frozen"]), "asked": data["asked"]}
+    if "stages" in data:
+        example = _fill(data["example"], tensors)
+        stages = [stage_of(each) for each in data["stages"]]
+        return Joint.stored(program, states, parameters, example, stages, asked=data["asked"])
     return Graph(program, states, parameters, _fill(data["example"], tensors), list(data["notes"]), **kept)
 
 

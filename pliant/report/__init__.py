@@ -9,3 +9,4 @@ from pliant.report.methods import Method as Method
 from pliant.report.methods import catalogue as catalogue
 from pliant.report.page import page as page
 from pliant.report.picture import pareto_svg as pareto_svg
+from pliant.report.program import write_program_page as write_program_page

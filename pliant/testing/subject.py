@@ -7,8 +7,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from pliant.core import Inputs, tensors_of
+from pliant.core import Inputs, PliantError, tensors_of
 from pliant.elastic import Elastic, elastic
+from pliant.elastic.branching import Branching
 from pliant.elastic.knobs import Choices
 
 
@@ -63,10 +64,19 @@ class Case:
 
 @lru_cache(maxsize=32)
 def case_of(subject: Subject) -> Case:
-    """The family of a subject, made once."""
+    """The family of a subject, made once.
+
+    Raises:
+        PliantError: it cannot be made elastic, or decides: then rows go their own ways, and the laws, which look at
+            batches of one graph, say nothing about it.
+    """
     model, example = subject.make(), subject.example()
     before = _snapshot(model)
     family = elastic(model, example, choices=subject.choices)
+    if isinstance(family, Branching):
+        problem = "this network decides by the values of a tensor, and the laws are for networks of one graph"
+        fix = "compare sub-networks with pliant.elastic.branching.difference, which looks at every branch"
+        raise PliantError(problem, where=subject.name, fix=fix)
     changes = [key for key, old, new in _pairs(before, _snapshot(model)) if not _same(old, new)]
     return Case(subject.make(), example, family, tuple(changes))
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pliant_runtime.errors import ArtifactError
 from pliant_runtime.grammar import Initializer, Program, State
-from pliant_runtime.rows import Batch
+from pliant_runtime.rows import Batch, numbers_in
 from pliant_runtime.sessions import new_session
 from pliant_runtime.states import Kind, Step
 from pliant_runtime.steps import Stepper
@@ -33,6 +33,8 @@ class Executor:
         self._program, self._graphs, self._weights, self._threads = program, graphs, weights, threads
         self._sessions: dict[tuple[int, bool], tuple[ort.InferenceSession, list[Any]]] = {}
         self._values: dict[tuple[str, Any], tuple[Any, Any]] = {}
+        self._switch = None if program.layout is None else program.layout.switch
+        self._switches: dict[int, Array] = {}
         self._lock = threading.RLock()
         self.stepper = Stepper(program, self.session)
         self.batch = Batch(program, self.stepper, lambda number: self.session(number, rows=True))
@@ -49,10 +51,7 @@ class Executor:
             if fixed or len(arguments[0]) == 1:
                 return self.stepper.result(*self.stepper.run(start, arguments))
             return self.batch.run(start, arguments)
-        session = self.session(start)
-        feeds = {name: arguments[parameter] for parameter, name in state.inputs}
-        outputs = session.run(list(state.outputs), feeds)
-        return build(state.returns, outputs)
+        return build(state.returns, self._computed(start, state, arguments))
 
     def trace(
         self, start: int, arguments: list[Array], forced: Callable[[int, int], int] | None
@@ -67,7 +66,23 @@ class Executor:
         state = self._program.states[start]
         if state.step is not None:
             return arrays_in(self.run(start, arguments))
+        return self._computed(start, state, arguments)
+
+    def answers(self, start: int, arguments: list[Array]) -> list[Array]:
+        """What stored rows are checked by: the output arrays; of a program that decides those of each row by itself."""
+        if self._program.states[start].step is None:
+            return self.outputs(start, arguments)
+        fixed = self._program.signature.inputs[0].shape[:1] != ("N",)
+        rows = [arguments] if fixed else [[a[n : n + 1] for a in arguments] for n in range(len(arguments[0]))]
+        return [value for row in rows for value in numbers_in(self.run(start, row))]
+
+    def _computed(self, start: int, state: State, arguments: list[Array]) -> list[Array]:
         feeds = {name: arguments[parameter] for parameter, name in state.inputs}
+        switch = self._switch
+        if switch is not None and state.on is not None:
+            if start not in self._switches:
+                self._switches[start] = np.isin(np.arange(switch.size), state.on)
+            feeds[switch.name] = self._switches[start]
         return list(self.session(start).run(list(state.outputs), feeds))
 
     def prepare(self, start: int) -> None:
@@ -83,9 +98,11 @@ class Executor:
     def session(self, number: int, *, rows: bool = False) -> ort.InferenceSession:
         """The session of a state; with `rows`, that of its graph for many rows."""
         with self._lock:
-            key = (number, rows)
+            like = self._program.states[number].like
+            key = (number if like is None else like, rows)
             if key not in self._sessions:
                 self._sessions[key] = self._open(self._program.states[number], rows)
+                self._weights.release()
             return self._sessions[key][0]
 
     def _shared(self, item: Initializer) -> tuple[Any, Any]:
@@ -120,6 +137,12 @@ class Executor:
         outputs = [item.name for item in session.get_outputs()]
         values = state.step.params if state.step is not None else self._program.signature.inputs
         named = {name: values[parameter].dtype for parameter, name in state.inputs}
+        if self._switch is not None and state.on is not None:
+            named[self._switch.name] = "bool"
+            shape = next((item.shape for item in session.get_inputs() if item.name == self._switch.name), None)
+            if shape != [self._switch.size] or len(named) != len(state.inputs) + 1:
+                problem = f"input {self._switch.name!r} has the shape {shape}, the program says [{self._switch.size}]"
+                raise ArtifactError(graph, problem)
         if set(inputs) != set(named):
             raise ArtifactError(graph, f"takes {sorted(inputs)}, the program gives {sorted(named)}")
         for name, dtype in named.items():

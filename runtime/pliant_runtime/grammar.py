@@ -1,6 +1,6 @@
 """The program of an artifact, version 1: what may be in it, checked by hand before anything runs.
 
-    program   := {format, version, name, sha256, signature, quality, conditions, entries, states, tensors, files}
+    program   := {format, version, name, sha256, signature, quality, conditions, entries, states, tensors, files, ...}
     signature := {inputs: [value], outputs: [value], call, preprocessing, classes, task}
     value     := {name, dtype, shape: [int | "N" | "?"]}           "N" is the batch, "?" depends on it in another way
     entry     := {config: {knob: int | bool}, measured: {name: number}, start_state, check: check | null}
@@ -14,7 +14,7 @@
 
 A sub-network is a program of one state. A network that decides is one of many: its states have `params`, see
 `pliant_runtime.states`, its program `steps` (how many states one row may visit), and shapes without "N" where its
-inputs have no rows.
+inputs have no rows. `layout` (see `pliant_runtime.layout`) says how weights are shared; older files have none.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from pliant_runtime.jsonish import Node, parse
+from pliant_runtime.layout import Layout, is_like, like, read_layout, read_on
 from pliant_runtime.states import Step, read_step
 
 FORMAT = "pliant-artifact"
@@ -38,19 +39,8 @@ DTYPES = ("float32", "float64", "float16", "int8", "int16", "int32", "int64", "u
 TASKS = ("classify", "regress", "next_token", "dense")
 LAYOUTS = ("NHW", "NHWC", "NCHW", "NF", "NT", "N*")
 _CALLS = ("tensor", "tuple", "dict")
-_MEMBERS = (
-    "format",
-    "version",
-    "name",
-    "sha256",
-    "signature",
-    "quality",
-    "conditions",
-    "entries",
-    "states",
-    "tensors",
-    "files",
-)
+_MEMBERS = ("format", "version", "name", "sha256", "signature", "quality", "conditions", "entries", "states", "tensors",
+            "files")  # fmt: skip
 
 Runs = tuple[tuple[int, int], ...]
 
@@ -132,7 +122,7 @@ class State:
     """One graph with its weights, and what happens after it.
 
     `returns` is the structure handed back; states of programs that decide have a `step` instead, and no graph ("")
-    where nothing is computed.
+    where nothing is computed. `on` and `like`: see `pliant_runtime.layout`.
     """
 
     graph: str
@@ -142,6 +132,8 @@ class State:
     max_threads: int | None
     returns: Mapping[str, Any]
     step: Step | None = None
+    on: tuple[int, ...] | None = None
+    like: int | None = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +170,7 @@ class Program:
     tensors: Mapping[str, Stored]
     files: Mapping[str, FileFact]
     steps: int = 1
+    layout: Layout | None = None
 
 
 def digest_of(document: Mapping[str, Any]) -> str:
@@ -196,7 +189,7 @@ def read_program(content: bytes, file: str = PROGRAM) -> Program:
     root = parse(content, file)
     if isinstance(root.value, dict) and root.value.get("format") == FORMAT and root.value.get("version") != VERSION:
         root.fail(f"is of version {root.value.get('version')!r}; this runtime reads version {VERSION}")
-    parts = root.object(need=_MEMBERS, may=("steps",))
+    parts = root.object(need=_MEMBERS, may=("steps", "layout"))
     steps = parts["steps"].integer(1, 1 << 40) if "steps" in parts else 1
     parts["format"].choice((FORMAT,))
     parts["version"].integer(VERSION, VERSION)
@@ -210,10 +203,11 @@ def read_program(content: bytes, file: str = PROGRAM) -> Program:
         quality=None if parts["quality"].value is None else _quality(parts["quality"]),
         conditions={name: _condition(item) for name, item in parts["conditions"].mapping(100).items()},
         entries=tuple(parts["entries"].list(_entry, least=1, most=100_000)),
-        states=tuple(parts["states"].list(_state, least=1, most=100_000)),
+        states=_states(parts["states"]),
         tensors=_tensors(parts["tensors"]),
         files={_plain(name, item): _file(item) for name, item in parts["files"].mapping(100_000).items()},
         steps=steps,
+        layout=read_layout(parts["layout"]) if "layout" in parts else None,
     )
 
 
@@ -303,10 +297,17 @@ def _knob(node: Node) -> int | bool:
     return node.value if isinstance(node.value, bool) else node.integer(-(1 << 62))
 
 
+def _states(node: Node) -> tuple[State, ...]:
+    found: list[State] = []
+    node.list(lambda item: found.append(like(item, found) if is_like(item) else _state(item)), least=1, most=100_000)
+    return tuple(found)
+
+
 def _state(node: Node) -> State:
     deciding = isinstance(node.value, dict) and "params" in node.value
     extra = ("params", "made", "at", "rows") if deciding else ()
-    parts = node.object(need=("graph", "inputs", "outputs", "initializers", "max_threads", "next", *extra))
+    need = ("graph", "inputs", "outputs", "initializers", "max_threads", "next", *extra)
+    parts = node.object(need=need, may=() if deciding else ("on",))
     outputs = tuple(parts["outputs"].list(lambda item: item.text(500), most=10_000))
     initializers = tuple(parts["initializers"].list(_initializer))
     if len({item.name for item in initializers}) != len(initializers):
@@ -327,6 +328,7 @@ def _state(node: Node) -> State:
         max_threads=None if parts["max_threads"].value is None else parts["max_threads"].integer(1, 4096),
         returns=returns.value,
         step=step,
+        on=read_on(parts["on"]) if "on" in parts else None,
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from pliant_runtime.grammar import PROGRAM, WEIGHTS, Check, Initializer, Program, State, Stored
 from pliant_runtime.jsonish import Node
+from pliant_runtime.layout import check_layout
 from pliant_runtime.states import Step, check_steps
 
 
@@ -21,6 +22,7 @@ def check_references(program: Program, file: str = PROGRAM) -> None:
     end = max((item.offset + item.nbytes for item in tensors.values()), default=0)
     if end > files[WEIGHTS].bytes:
         Node(None, "tensors", file).fail(f"end at byte {end}, but {WEIGHTS} has {files[WEIGHTS].bytes}")
+    check_layout(program.layout, program.states, file)
     steps = {number: state.step for number, state in enumerate(program.states) if state.step is not None}
     check_steps(steps, lambda number: Node(None, f"states[{number}]", file))
     for number, state in enumerate(program.states):
@@ -41,11 +43,11 @@ def check_references(program: Program, file: str = PROGRAM) -> None:
         place = Node(None, f"entries[{number}]", file)
         if entry.start_state >= len(program.states):
             place.fail(f"starts in state {entry.start_state}, there are {len(program.states)}")
-        if entry.check is not None:
-            _check_check(entry.check, program, place)
         start = program.states[entry.start_state].step
         if start is not None:
             _check_start(start, program, place)
+        if entry.check is not None:
+            _check_check(entry.check, program, place, decides=start is not None)
 
 
 def _check_state(state: State, step: Step, program: Program, place: Node) -> None:
@@ -91,11 +93,16 @@ def _check_slice(item: Initializer, tensors: Mapping[str, Stored], place: Node) 
             place.fail(f"weight {item.name!r} is longer than its tensor on axis {axis}")
 
 
-def _check_check(check: Check, program: Program, place: Node) -> None:
+def _check_check(check: Check, program: Program, place: Node, *, decides: bool) -> None:
     wanted = (("inputs", check.inputs, program.signature.inputs), ("outputs", check.outputs, program.signature.outputs))
     for what, names, values in wanted:
-        if len(names) != len(values):
+        if len(names) != len(values) and (what == "inputs" or not decides):  # what comes out depends on the way
             place.fail(f"checks {len(names)} {what}, the signature has {len(values)}")
         for name in names:
             if name not in program.tensors:
                 place.fail(f"checks with the tensor {name!r}, which is not stored")
+    for name, value in zip(check.inputs, program.signature.inputs, strict=True) if decides else ():
+        stored = program.tensors[name]
+        fits = [size in (wanted, "N") for size, wanted in zip(value.shape, stored.shape, strict=False)]
+        if stored.dtype != value.dtype or len(stored.shape) != len(value.shape) or not all(fits):
+            place.fail(f"checks with {stored.dtype}{list(stored.shape)} for {value.name!r}")

@@ -143,6 +143,15 @@ class Batch:
         return results
 
 
+def numbers_in(result: Any) -> list[Array]:
+    """The arrays and numbers in what a network returns for a row, depth first."""
+    if isinstance(result, dict):
+        result = list(result.values())
+    if isinstance(result, tuple | list):
+        return [value for item in result for value in numbers_in(item)]
+    return [np.asarray(result)] if isinstance(result, np.ndarray | bool | int | float) else []
+
+
 def _one(step: Step, values: list[Array], place: int) -> Any:
     """What a step returns for one of its rows."""
     shift = len(step.params)

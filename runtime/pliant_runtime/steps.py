@@ -25,6 +25,9 @@ MOST_STEPS = 1_000_000
 """What a program may allow one row; states of small blocks take that in seconds, so a forged loop comes to an end."""
 
 
+_NUMBERS: dict[str, type] = {"bool": bool, "int": int, "float": float}
+
+
 class Block:
     """A state made ready: its session and its plans as plain tuples, because a small block takes microseconds."""
 
@@ -143,7 +146,7 @@ def build(struct: Any, fetch: Callable[[Ref], Any]) -> Any:
     if kind == "t":
         return np.asarray(fetch(inner))
     if kind == "scalar":
-        return {"bool": bool, "int": int, "float": float}[struct[2]](fetch(inner))
+        return _NUMBERS[struct[2]](fetch(inner))
     if kind == "dict":
         return {name: build(item, fetch) for name, item in inner.items()}
     if kind in ("list", "tuple"):

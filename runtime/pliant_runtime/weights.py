@@ -46,6 +46,14 @@ class Weights:
     def _view(self, stored: Stored) -> memoryview:
         return memoryview(self._bytes)[stored.offset : stored.offset + stored.nbytes]
 
+    def release(self) -> None:
+        """Give back the memory of what was read; what is read again comes from the file.
+
+        ONNX Runtime keeps packed copies of the large weights and never looks at the originals again.
+        """
+        if isinstance(self._bytes, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            self._bytes.madvise(mmap.MADV_DONTNEED)
+
     def tensor(self, name: str) -> Array:
         """A stored tensor: a read-only view of the file."""
         stored = self.tensors[name]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from pliant.core._torch_private import (
     backward_pass,
@@ -19,6 +20,7 @@ from pliant.core._torch_private import (
     outside_modes,
     set_compiled_call,
     storage_users,
+    switches_gradients,
     untraced,
     value_errors,
     version_of,
@@ -126,6 +128,16 @@ def test_operators_can_be_watched_and_modes_left() -> None:
         with outside_modes():
             assert float(real.sum()) == 2.0
     assert seen == ["aten.add.Tensor"]
+
+
+def test_switches_of_gradients_are_known() -> None:
+    def quiet(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return x + 1
+
+    graph = make_fx(quiet, pre_dispatch=True)(torch.ones(2)).graph
+    calls = [node.target for node in graph.nodes if node.op == "call_function"]
+    assert list(map(switches_gradients, calls)) == [True, False, True]
 
 
 def test_views_share_the_name_of_their_memory() -> None:

@@ -10,6 +10,7 @@ from pliant.elastic.knobs import knob_of
 from pliant.elastic.onepass.network import OnePass
 from pliant.elastic.onepass.plan import Plan
 from pliant.elastic.onepass.shells import Shells
+from pliant.flow.joint import Joint
 
 
 def one_pass(net: Elastic | nn.Module, example: Any = None, *, shells: int = 4, leak: float = 1.0,
@@ -52,6 +53,9 @@ def one_pass(net: Elastic | nn.Module, example: Any = None, *, shells: int = 4, 
         if example is None:
             raise TypeError("a module needs an example input: one_pass(net, example)")
         net = elastic(net, example, min_size=1, verbose=False)
+    if isinstance(net.graph, Joint):
+        fix = "take pliant.elastic(net, example), which runs one width at a time"
+        raise PliantError("a network that decides goes another way for every width", where=net.name, fix=fix)
     groups = _bending(net)
     if not groups:
         raise PliantError("nothing bends", where=net.name, fix="look at pliant.elastic(net, example).report()")
