@@ -322,16 +322,16 @@ def test_check_runs_the_laws_asked_for_and_names_the_others() -> None:
 
 
 class Deciding(nn.Module):
-    """What no single graph can hold."""
+    """What no graph can hold."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x if x.sum() > 0 else -x
 
 
-def test_check_of_a_network_that_decides_says_why_not() -> None:
+def test_check_of_a_network_that_cannot_be_traced_says_why() -> None:
     (verdict,) = check(Subject("deciding", Deciding, lambda: torch.randn(2, 3)), ["permutation"])
     assert not verdict.holds
-    assert "this network decides by the values of a tensor" in verdict.figures
+    assert "this line decides by the values of a tensor" in verdict.figures
     with pytest.raises(PliantError):
         LAWS["permutation"](Subject("deciding", Deciding, lambda: torch.randn(2, 3)))
 
