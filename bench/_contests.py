@@ -77,7 +77,7 @@ def fought(duel: Duel, picks: Sequence[Config], data: Dataset) -> Fought:
     final = [job for side in sides for job in side]
     facts |= dict(zip(final, in_workers(families.run_job, final), strict=True))
     cost = {job: float(fact["cpu_seconds"]) for job, fact in facts.items()}
-    even, random = ([measured(side, configs, data) for side in sides] for configs in (picks, uniform(duel.task)))
+    even, random = ([measured(side, configs) for side in sides] for configs in (picks, uniform(duel.task)))
     figures = gains(duel.task, even[0], even[1]) | {
         "gain_on_uniform_draws_points": compared(duel.task, random[0], random[1])["mean_gap"],
         "cost_ratio": mean(cost[a] / cost[b] for a, b in zip(*sides, strict=True)),
@@ -103,7 +103,7 @@ def gains(
     return {f"{name}_points": found[key] for key, name in names.items()}
 
 
-def measured(jobs: Sequence[Job], configs: Sequence[Config], data: Dataset) -> dict[tuple[int, int], float]:
+def measured(jobs: Sequence[Job], configs: Sequence[Config]) -> dict[tuple[int, int], float]:
     """Test quality by seed and size."""
     return {(seed, n): value for seed, job in zip(SEEDS, jobs, strict=True)
             for n, value in enumerate(families.qualities(job, configs, "test"))}  # fmt: skip

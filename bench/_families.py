@@ -343,3 +343,15 @@ def best_family(jobs: Sequence[Job], configs: Sequence[Config]) -> Job:
     if len(jobs) > 1:
         in_workers(answer, [Ask(job, "val", tuple(configs)) for job in jobs])
     return max(jobs, key=lambda job: mean(qualities(job, configs, "val")))
+
+
+def best_rate(tried: Mapping[float, Sequence[Ask]]) -> float:
+    """The learning rate whose trainings are best in what is asked of them, on average over seeds and sub-networks.
+
+    Args:
+        tried: for each learning rate a question for every seed, about the validation split.
+    """
+    asks = [ask for each in tried.values() for ask in each]
+    in_workers(run_job, [ask.job for ask in asks])
+    found = dict(zip(asks, in_workers(answer, asks), strict=True))
+    return max(tried, key=lambda lr: mean(mean(found[ask]) for ask in tried[lr]))

@@ -14,7 +14,6 @@ from bench._common import Outcome, in_workers, one_thread
 from bench._contests import Duel, fought, measured
 from bench.train_once import CONTESTS, SEEDS, SHARES, by_size
 from pliant.core import Config
-from pliant.data import Dataset
 
 REQUIRED = ("gain_points", "gain_low_points", "gain_high_points", "worst_gain_points", "cost_ratio")
 PLAIN = "sandwich"
@@ -23,23 +22,22 @@ CONTEST = replace(CONTESTS["resnet"], family_epochs={PLAIN: EPOCHS})
 DUEL = Duel(CONTEST.task, "bignas", "uniform", EPOCHS, CONTEST.rates, CONTEST.batch_size, CONTEST.precision)
 
 
-def without_distillation(picks: list[Config], data: Dataset) -> tuple[list[float], float]:
+def without_distillation(picks: list[Config]) -> tuple[list[float], float]:
     """Test accuracy by size of the sandwich rule with labels alone, and the CPU seconds of its trainings."""
     tried = [CONTEST.family(PLAIN, SEEDS[0], lr) for lr in CONTEST.rates]
     in_workers(families.run_job, tried)
     best = families.best_family(tried, picks).lr
     jobs = [CONTEST.family(PLAIN, seed, best) for seed in SEEDS]
     in_workers(families.run_job, jobs)
-    return by_size(measured(jobs, picks, data)), sum(families.cost(job) for job in {*tried, *jobs})
+    return by_size(measured(jobs, picks)), sum(families.cost(job) for job in {*tried, *jobs})
 
 
 def run() -> Outcome:
     """The whole row."""
     one_thread()
-    data = families.dataset(CONTEST.task)
     picks = families.picks(families.family(CONTEST.task), SHARES)
-    found = fought(DUEL, picks, data)
-    labels, cpu = without_distillation(picks, data)
+    found = fought(DUEL, picks, families.dataset(CONTEST.task))
+    labels, cpu = without_distillation(picks)
     gaps = [families.gap(CONTEST.task, a, b) for a, b in zip(labels, found.rival.values(), strict=True)]
     figures = found.figures | {"gain_without_distillation_points": sum(gaps) / len(gaps)}
     told = "Fashion-MNIST, 10,000 training images"

@@ -47,7 +47,7 @@ def tuning_jobs(configs: Sequence[Config]) -> dict[int | None, list[Job]]:
     return {who: [replace(first[who], lr=lr) for lr in RATES] for who in ends}
 
 
-def tuned(configs: Sequence[Config], data: Any) -> dict[int | None, float]:
+def tuned(configs: Sequence[Config]) -> dict[int | None, float]:
     """The learning rate of every contestant; a network between the two ends takes the rate of the nearer one."""
     tried = tuning_jobs(configs)
     todo = [job for each in tried.values() for job in each]
@@ -65,7 +65,7 @@ def run() -> Outcome:
     net = families.family(TASK)
     configs = families.picks(net, SHARES)
     data = families.dataset(TASK)
-    rates = tuned(configs, data)
+    rates = tuned(configs)
     print(f"  learning rates: {rates}", flush=True)
     final = {s: {who: replace(job, lr=rates[who]) for who, job in jobs(configs, s).items()} for s in SEEDS}
     in_workers(families.run_job, [job for each in final.values() for job in each.values()])

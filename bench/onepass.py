@@ -5,10 +5,10 @@ head has weights of its own here: a tied one cannot be one pass). The default re
 `train-once`; a one-pass network has four widths, and is set against the sub-networks of the default family that keep
 the same quarters of every width and all depth. Epochs are such that both take about the same CPU time;
 `cost_over_default` says how nearly, from steps of both in turn. Both have the same two learning rates to choose from,
-on seed 0 by the mean validation quality of these widths.
+by the mean validation quality of these widths over all seeds.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, Literal
@@ -22,8 +22,7 @@ from bench import _families as families
 from bench._common import Outcome, cached, in_workers, interleaved, one_thread
 from bench._costs import step_ratio as family_step_ratio
 from bench._costs import stepping
-from bench._families import Job
-from bench.train_once import CONTESTS, DEFAULT, SEEDS, Contest
+from bench.train_once import CONTESTS, DEFAULT, SEEDS, Contest, by_rate
 from pliant.core import Config, call
 from pliant.data import Dataset
 from pliant.elastic import OnePass
@@ -167,15 +166,15 @@ def compared(name: str) -> tuple[dict[str, float], dict[str, Any], float]:
     task, data = contest.task, families.dataset(contest.task)
     ratio = step_ratio(OneJob(name, contest.rates[0], SEEDS[0]), data)
     picks = quarters(contest)
-    tried = [OneJob(name, lr, SEEDS[0]) for lr in contest.rates]
-    rivals = [contest.family(DEFAULT, SEEDS[0], lr) for lr in contest.rates]
-    in_workers(families.run_job, rivals)
-    facts = dict(zip(tried, in_workers(run_job, tried), strict=True))
-    best = max(tried, key=lambda job: float(facts[job]["val"]))
-    rival: Job = families.best_family(rivals, picks)
-    ours, theirs = [replace(best, seed=s) for s in SEEDS], [replace(rival, seed=s) for s in SEEDS]
-    cost = sum(float(fact["cpu_seconds"]) for fact in in_workers(run_job, ours))
-    cost += sum(float(fact["cpu_seconds"]) for fact in in_workers(families.run_job, theirs))
+    tried = {lr: [OneJob(name, lr, seed) for seed in SEEDS] for lr in contest.rates}
+    every = [job for each in tried.values() for job in each]
+    facts = dict(zip(every, in_workers(run_job, every), strict=True))
+    ours = tried[max(tried, key=lambda lr: mean(float(facts[job]["val"]) for job in tried[lr]))]
+    rate = families.best_rate(by_rate(contest, DEFAULT, picks))
+    theirs = [contest.family(DEFAULT, seed, rate) for seed in SEEDS]
+    cost = sum(float(fact["cpu_seconds"]) for fact in facts.values())
+    cost += sum(families.cost(contest.family(DEFAULT, seed, lr)) for seed in SEEDS for lr in contest.rates)
+    best, rival = ours[0], theirs[0]
     largest = contest.alone(families.family(task).space.largest(), SEEDS[0], contest.rates[0])
     mine = [[families.quality(task, net.at(k), data.test) for k in range(1, WIDTHS + 1)] for net in map(trained, ours)]
     other = [families.qualities(job, picks, "test") for job in theirs]

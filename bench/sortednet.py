@@ -21,7 +21,7 @@ import torch
 from bench import _families as families
 from bench._common import Outcome, cached, in_workers, one_thread
 from bench._families import Job
-from bench.train_once import CONTESTS, DEFAULT, SEEDS, SHARES
+from bench.train_once import CONTESTS, DEFAULT, SEEDS, SHARES, alone_by_rate, by_rate
 from pliant.core import Config, seeded
 from pliant.data import Dataset
 from pliant.elastic import Elastic
@@ -116,25 +116,21 @@ def bands(shares: Sequence[float], columns: Mapping[str, Sequence[float]]) -> li
     return rows
 
 
-def jobs(data: Dataset) -> tuple[list[Job], Job, float]:
+def jobs() -> tuple[list[Job], Job, float]:
     """The default families of `train-once`, one a seed, the largest network alone, and the CPU seconds of all trainings
     there were; the cache of `train-once` has them."""
     picks = families.picks(families.family(CONTEST.task), SHARES)
-    tried = [CONTEST.family(DEFAULT, SEEDS[0], lr) for lr in CONTEST.rates]
-    alone = [CONTEST.alone(picks[0], SEEDS[0], lr) for lr in CONTEST.rates]
-    facts = dict(zip([*tried, *alone], in_workers(families.run_job, [*tried, *alone]), strict=True))
-    rate = families.best_family(tried, picks).lr
-    trained = [CONTEST.family(DEFAULT, seed, rate) for seed in SEEDS]
-    facts |= dict(zip(trained, in_workers(families.run_job, trained), strict=True))
-    best = max(alone, key=lambda job: float(facts[job]["val"]))
-    return trained, best, sum(float(each["cpu_seconds"]) for each in facts.values())
+    asked = by_rate(CONTEST, DEFAULT, picks), alone_by_rate(CONTEST, picks[0])
+    rate, rate_alone = (families.best_rate(tried) for tried in asked)
+    cpu = sum(families.cost(ask.job) for tried in asked for asks in tried.values() for ask in asks)
+    return [CONTEST.family(DEFAULT, seed, rate) for seed in SEEDS], CONTEST.alone(picks[0], SEEDS[0], rate_alone), cpu
 
 
 def run() -> Outcome:
     """The whole row."""
     one_thread()
     chosen = spread(families.family(CONTEST.task))
-    trained, alone, cpu = jobs(families.dataset(CONTEST.task))
+    trained, alone, cpu = jobs()
     *found, (plain, plain_cpu) = [qualities(job, chosen) for job in (*trained, alone)]
     cpu += plain_cpu + sum(seconds for _, seconds in found)
     means = [mean(values) for values in zip(*(values for values, _ in found), strict=True)]
@@ -150,7 +146,7 @@ def run() -> Outcome:
         "subnetworks": [{"config": dict(config), "flops_share": share, "kept": value}
                         for (config, share), value in zip(chosen, ours, strict=True)],
     }  # fmt: skip
-    data = "Fashion-MNIST, 20,000 training, 10,000 test images"
+    data = "Fashion-MNIST, 10,000 training, 10,000 test images"
     return Outcome(figures, data, SEEDS, figures_of(plain), cpu_seconds=cpu, settings=settings)
 
 

@@ -67,11 +67,11 @@ class Contest:
 RATES = (4e-3, 1e-2)
 CONTESTS = {
     "resnet": Contest(
-        Task("fashion-10k", (1, 1, 1), 32), 10, RATES, 32, {"nested": 19, "sandwich": 5}, precision="bfloat16"
+        Task("fashion-10k", (1, 1, 1), 32), 10, RATES, 32, {"nested": 19, "sandwich": 6}, precision="bfloat16"
     ),
     "dwsep": Contest(Task("fashion", (2, 1, 2, 1), 32, net="dwsep"), 12, RATES, 32, {"nested": 18}),
     "gpt": Contest(
-        Task("shakespeare-quarter", (3,), 64, net="gpt"), 10, (2e-3, 5e-3), 16, {"nested": 21, "sandwich": 5}
+        Task("shakespeare-quarter", (3,), 64, net="gpt"), 10, (2e-3, 5e-3), 16, {"nested": 21, "sandwich": 7}
     ),
 }
 
@@ -196,15 +196,16 @@ def rate_of(rates: Mapping[str, float], size: int) -> float:
 
 def tuned(contest: Contest, picks: Sequence[Config]) -> dict[str, float]:
     """The best learning rate of every recipe and of the two ends alone, by the mean over seeds (and picks)."""
-    ends = {"largest": picks[0], "smallest": picks[-1]}
-    tried: dict[tuple[str, float], list[Ask]] = {}
-    for lr in contest.rates:
-        for recipe in contest.family_epochs:
-            tried[recipe, lr] = [Ask(contest.family(recipe, s, lr), "val", tuple(picks)) for s in SEEDS]
-        for end, pick in ends.items():
-            tried[end, lr] = [Ask(contest.alone(pick, s, lr), "val") for s in SEEDS]
-    asks = [ask for each in tried.values() for ask in each]
-    in_workers(families.run_job, [ask.job for ask in asks])
-    found = dict(zip(asks, in_workers(families.answer, asks), strict=True))
-    quality = {at: mean(mean(found[ask]) for ask in each) for at, each in tried.items()}
-    return {who: max(contest.rates, key=lambda lr: quality[who, lr]) for who in (*ends, *contest.family_epochs)}
+    found = {who: families.best_rate(alone_by_rate(contest, pick))
+             for who, pick in {"largest": picks[0], "smallest": picks[-1]}.items()}  # fmt: skip
+    return found | {who: families.best_rate(by_rate(contest, who, picks)) for who in contest.family_epochs}
+
+
+def by_rate(contest: Contest, recipe: str, picks: Sequence[Config]) -> dict[float, list[Ask]]:
+    """What is asked of a recipe's families to find its learning rate."""
+    return {lr: [Ask(contest.family(recipe, s, lr), "val", tuple(picks)) for s in SEEDS] for lr in contest.rates}
+
+
+def alone_by_rate(contest: Contest, config: Config) -> dict[float, list[Ask]]:
+    """What is asked of a network trained alone to find its learning rate."""
+    return {lr: [Ask(contest.alone(config, s, lr), "val") for s in SEEDS] for lr in contest.rates}

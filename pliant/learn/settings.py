@@ -115,7 +115,7 @@ class Settings:
         if self.loss is not None:
             loss_function(self.loss)
 
-    def rows(self, samples: int, usual: int = 128) -> int:
+    def rows(self, samples: int, usual: int) -> int:
         """The batch size for that many training samples.
 
         Args:
