@@ -72,7 +72,8 @@ def prune(
     if data is None:
         return net.extract(config)
     dataset = Dataset.of(data, seed=seed)
-    batches = dataset.train.batches(settings.rows(len(dataset.train), Plain.batch_size), generator=seeded(seed, "prune"))
+    rows = settings.rows(len(dataset.train), Plain.batch_size)
+    batches = dataset.train.batches(rows, generator=seeded(seed, "prune"))
     small = net.extract(config, calibrate=[inputs for inputs, _ in islice(batches, _CALIBRATION_BATCHES)])
     if epochs:
         train(small, dataset, recipe=Plain(), epochs=epochs, settings=settings, seed=seed)
