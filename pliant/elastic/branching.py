@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pliant.core import PliantError, as_call, call, copied, map_tensors, seeded, tensors_of
+from pliant.core import PliantError, as_call, call, copied, map_tensors, seeded
 from pliant.elastic.elastic import Elastic
 from pliant.elastic.walk import Walked, Walker
 from pliant.flow import decides
-from pliant.flow.joint import Joint, one_row, taken_apart
+from pliant.flow.joint import Joint, one_row, row_count, taken_apart
 from pliant.flow.needs import samples_of
 from pliant.graph.graph import Graph, trace
 from pliant.graph.labels import IntArray
@@ -189,27 +189,23 @@ def graph_of(model: nn.Module, example: Any, *, asked: Sequence[str] = ()) -> Gr
     Raises:
         PliantError: it can be neither traced nor taken apart; the message names the line.
     """
+    single = row_count(example) in (1, None)
     try:
         graph = trace(model, example, asked=asked)
     except PliantError as error:
         if not _decides(model, example):
             raise
-        if not _is_one_row(example):
+        if not single:
             fix = "or give an example of one row, if every row decides for itself"
             fix = fix if error.fix is None else f"{error.fix.rstrip('.')}; {fix}"
             raise PliantError(error.problem, where=error.where, fix=fix) from error
         return _joint(model, example, asked)
-    if not graph.program.opaque or not _is_one_row(example) or not _decides(model, example):
+    if not graph.program.opaque or not single or not _decides(model, example):
         return graph
     try:  # parts of it decide, which a trace leaves as they are
         return _joint(model, example, asked)
     except PliantError:
         return graph
-
-
-def _is_one_row(example: Any) -> bool:
-    """Whether an example is one sample, not a batch of several."""
-    return all(len(tensor) == 1 for tensor in tensors_of(example) if tensor.dim()) or one_row(example) is example
 
 
 def _joint(model: nn.Module, example: Any, asked: Sequence[str]) -> Joint:

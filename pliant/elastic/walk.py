@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pliant.core import PliantError, tensors_of
+from pliant.core import PliantError
 from pliant.elastic.extract import attach, extract_module
 from pliant.elastic.runner import Runner
 from pliant.flow.explore import Arg, Const, In, Leaf, Scalar
-from pliant.flow.joint import Joint, Stage
+from pliant.flow.joint import Joint, Stage, row_count
 from pliant.graph.graph import Graph
 from pliant.graph.ir import TRAINING, Node, Program, Ref, refs
 
@@ -24,12 +24,6 @@ STEPS = 100_000
 """States that a row may visit."""
 Normalise = Callable[[Node, list[Tensor], Sequence[Tensor | None]], list[Tensor]]
 """From a BatchNorm, the rows that wait there and its weight, bias, mean and variance to the normalised rows."""
-
-
-def has_rows(example: Any) -> bool:
-    """Whether the tensors of an example have rows in common."""
-    counts = {len(tensor) if tensor.dim() else -1 for tensor in tensors_of(example)}
-    return len(counts) == 1 and -1 not in counts
 
 
 class Walker:
@@ -47,7 +41,7 @@ class Walker:
         self._runners = [Runner(part) for part in graph.parts]
         self._places = [[place[name] for name in runner.states] for runner in self._runners]
         self._chains = [_Chain(part) if _norms(part) else None for part in graph.parts]
-        self._rows = has_rows(graph.example)
+        self._rows = row_count(graph.example) is not None
         self._same = alike(graph)
 
     def __call__(self, inputs: Sequence[Any], weights: Sequence[Tensor | None], sizes: Sequence[int],
@@ -339,7 +333,8 @@ class Walked(nn.Module):
             attach(self, state, tensor)
         # The names of everything else begin with walk_, because the network's own may be any.
         self.walk_form, self.walk_name = graph.program.form, name
-        self.walk_rows, self.walk_alike, self.walk_stages = has_rows(graph.example), alike(graph), list(graph.stages)
+        self.walk_rows = row_count(graph.example) is not None
+        self.walk_alike, self.walk_stages = alike(graph), list(graph.stages)
         self.walk_values = [None if s.value is None else place_of(s.value, s) for s in self.walk_stages]
         self.walk_sides = [None if s.keys is None else {key: n for n, key in enumerate(s.keys)} for s in graph.stages]
         self.walk_blocks: list[Callable[..., Any]] = []

@@ -65,11 +65,15 @@ class Stage:
         return mine == its
 
 
+def row_count(example: Any) -> int | None:
+    """How many rows the tensors of an example have in common; None where they have none in common."""
+    counts = {len(tensor) if tensor.dim() else -1 for tensor in tensors_of(example)}
+    return counts.pop() if len(counts) == 1 and -1 not in counts else None
+
+
 def one_row(example: Any) -> Any:
     """The first row of an example; the example itself where its tensors have no rows in common."""
-    tensors = tensors_of(example)
-    counts = {len(tensor) if tensor.dim() else -1 for tensor in tensors}
-    return map_tensors(lambda tensor: tensor[:1], example) if len(counts) == 1 and -1 not in counts else example
+    return example if row_count(example) is None else map_tensors(lambda tensor: tensor[:1], example)
 
 
 class Joint(Graph):
