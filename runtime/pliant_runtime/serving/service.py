@@ -28,9 +28,10 @@ machine is at the moment must not count here: the hand-over is what a busy machi
 
 
 def log(event: str, *, level: str = "info", **facts: Any) -> None:
-    """One line of JSON on stderr."""
+    """One line of JSON on stderr, in one write: workers share it, and lines of two must not mix."""
     line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "level": level, "event": event, **facts}
-    print(json.dumps(line, default=str), file=sys.stderr, flush=True)
+    sys.stderr.write(json.dumps(line, default=str) + "\n")
+    sys.stderr.flush()
 
 
 class Engine:
