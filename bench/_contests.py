@@ -1,4 +1,4 @@
-"""Two ways of training one family, at the same CPU cost and with the same two learning rates to choose from."""
+"""Two ways of training one family, at the same CPU cost and with the same learning rates to choose from."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,9 +6,8 @@ from statistics import mean
 from typing import Any
 
 from bench import _families as families
-from bench._common import in_workers
 from bench._costs import step_ratio
-from bench._families import Job, Task
+from bench._families import Ask, Job, Task
 from bench.train_once import SEEDS, SHARES, by_size, compared
 from pliant.core import Config, seeded
 from pliant.data import Dataset
@@ -68,15 +67,12 @@ def fought(duel: Duel, picks: Sequence[Config], data: Dataset) -> Fought:
         picks: one sub-network for each of `SHARES`.
         data: the task's.
     """
-    ours = [duel.job(SEEDS[0], lr) for lr in duel.rates]
+    ours = [duel.job(seed, lr) for lr in duel.rates for seed in SEEDS]
     theirs = equally_dear(ours, duel.rival, data)
-    facts = dict(zip([*ours, *theirs], in_workers(families.run_job, [*ours, *theirs]), strict=True))
-    best = [families.best_family(jobs, picks) for jobs in (ours, theirs)]
+    sides = [_at_its_best(jobs, picks) for jobs in (ours, theirs)]
+    best = [side[0] for side in sides]
     print(f"  {duel.ours} takes {best[0].lr:g}, {duel.rival} {best[1].lr:g}", flush=True)
-    sides = [[replace(job, seed=seed) for seed in SEEDS] for job in best]
-    final = [job for side in sides for job in side]
-    facts |= dict(zip(final, in_workers(families.run_job, final), strict=True))
-    cost = {job: float(fact["cpu_seconds"]) for job, fact in facts.items()}
+    cost = {job: families.cost(job) for job in (*ours, *theirs)}
     even, random = ([measured(side, configs) for side in sides] for configs in (picks, uniform(duel.task)))
     figures = gains(duel.task, even[0], even[1]) | {
         "gain_on_uniform_draws_points": compared(duel.task, random[0], random[1])["mean_gap"],
@@ -92,6 +88,12 @@ def fought(duel: Duel, picks: Sequence[Config], data: Dataset) -> Fought:
     }  # fmt: skip
     rival = {f"accuracy_at_{share:g}_flops": value for share, value in zip(SHARES, by_size(even[1]), strict=True)}
     return Fought(figures, rival, sum(cost.values()), settings)
+
+
+def _at_its_best(jobs: Sequence[Job], picks: Sequence[Config]) -> list[Job]:
+    """Those of the learning rate whose families are best on the validation split, on average over seeds and picks."""
+    asks = {lr: [Ask(job, "val", tuple(picks)) for job in jobs if job.lr == lr] for lr in {job.lr for job in jobs}}
+    return [ask.job for ask in asks[families.best_rate(asks)]]
 
 
 def gains(

@@ -2,7 +2,7 @@
 
 Fashion-MNIST with the residual network of `train-once`, and its six sizes. Both families cost the same CPU time (their
 epochs follow from what a step of either costs, `cost_ratio` says how nearly), have the same two learning rates to
-choose from, on seed 0 by the mean validation accuracy of the six picks, and three seeds. The rival draws every knob by
+choose from, by the mean validation accuracy of the six picks over all three seeds. The rival draws every knob by
 itself, one sub-network a step, labels only; `gain_on_uniform_draws_points` compares on six sub-networks drawn like
 that. `gain_without_distillation_points` is the sandwich rule with labels for everybody, as `train-once` trains it.
 """
@@ -10,9 +10,9 @@ that. `gain_without_distillation_points` is the sandwich rule with labels for ev
 from dataclasses import replace
 
 from bench import _families as families
-from bench._common import Outcome, in_workers, one_thread
+from bench._common import Outcome, one_thread
 from bench._contests import Duel, fought, measured
-from bench.train_once import CONTESTS, SEEDS, SHARES, by_size
+from bench.train_once import CONTESTS, SEEDS, SHARES, by_rate, by_size
 from pliant.core import Config
 
 REQUIRED = ("gain_points", "gain_low_points", "gain_high_points", "worst_gain_points", "cost_ratio")
@@ -24,12 +24,11 @@ DUEL = Duel(CONTEST.task, "bignas", "uniform", EPOCHS, CONTEST.rates, CONTEST.ba
 
 def without_distillation(picks: list[Config]) -> tuple[list[float], float]:
     """Test accuracy by size of the sandwich rule with labels alone, and the CPU seconds of its trainings."""
-    tried = [CONTEST.family(PLAIN, SEEDS[0], lr) for lr in CONTEST.rates]
-    in_workers(families.run_job, tried)
-    best = families.best_family(tried, picks).lr
+    tried = by_rate(CONTEST, PLAIN, picks)
+    best = families.best_rate(tried)
     jobs = [CONTEST.family(PLAIN, seed, best) for seed in SEEDS]
-    in_workers(families.run_job, jobs)
-    return by_size(measured(jobs, picks)), sum(families.cost(job) for job in {*tried, *jobs})
+    spent = sum(families.cost(ask.job) for asks in tried.values() for ask in asks)
+    return by_size(measured(jobs, picks)), spent
 
 
 def run() -> Outcome:

@@ -4,8 +4,8 @@ Fashion-MNIST. The residual network of `train-once` has no kernel above 3, so th
 own (inverted residuals with 5x5 depthwise convolutions, `bench/_mobile.py`): kernels of 3 or 5 through trained
 transform matrices, blocks that can be skipped, all widths in quarters. Both families cost the same CPU time (their
 epochs follow from what a step of either costs, `cost_ratio` says how nearly), have the same two learning rates to
-choose from, on seed 0 by the mean validation accuracy of six sub-networks picked from their sizes alone, and three
-seeds. The rival draws every knob by itself, one sub-network a step, labels only; `gain_on_uniform_draws_points`
+choose from, by the mean validation accuracy of six sub-networks picked from their sizes alone over all three seeds.
+The rival draws every knob by itself, one sub-network a step, labels only; `gain_on_uniform_draws_points`
 compares on six sub-networks drawn like that.
 """
 

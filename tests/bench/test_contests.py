@@ -90,9 +90,8 @@ def test_a_duel_tells_gains_costs_and_both_sides(monkeypatch: pytest.MonkeyPatch
         return {"cpu_seconds": 9.0 if job.recipe == "bignas" else 10.0, "val": job.lr}
 
     monkeypatch.setattr(contests, "step_ratio", lambda *_: 2.0)
-    monkeypatch.setattr(contests, "in_workers", lambda work, jobs: [work(job) for job in jobs])
     monkeypatch.setattr(families, "run_job", run_job)
-    monkeypatch.setattr(families, "best_family", lambda jobs, *_: max(jobs, key=lambda job: job.lr))
+    monkeypatch.setattr(families, "best_rate", lambda tried: max(tried))
     monkeypatch.setattr(families, "qualities", lambda job, configs, *_: [ours[job.recipe]] * len(configs))
     picks = [families.family(TINY).space.largest()] * len(SHARES)
     found = contests.fought(duel, picks, families.dataset(TINY))
@@ -101,6 +100,6 @@ def test_a_duel_tells_gains_costs_and_both_sides(monkeypatch: pytest.MonkeyPatch
     assert found.figures["cost_ratio"] == pytest.approx(0.9)
     assert mean(found.rival.values()) == pytest.approx(0.9)
     assert set(found.rival) <= set(found.figures)
-    assert found.cpu_seconds == pytest.approx(4 * 9 + 4 * 10)  # two rates, two more seeds; nothing counts twice
+    assert found.cpu_seconds == pytest.approx(6 * 9 + 6 * 10)  # two rates, three seeds
     assert {job.seed for job in trained} == set(SEEDS)
     assert set(ofa.REQUIRED) | set(bignas.REQUIRED) <= set(found.figures)
