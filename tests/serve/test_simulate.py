@@ -1,5 +1,7 @@
 """The simulator: deterministic, conserving, and the promises of the adaptive rule in it."""
 
+import random
+
 import pytest
 
 from pliant_runtime.serving.controller import POLICIES, Controller, Settings
@@ -108,6 +110,13 @@ def test_the_answer_tells_loads_and_stops_where_it_sheds() -> None:
     assert loads[-1]["load"] < 20
     assert loads[0]["quality"] > loads[-1]["quality"]
     assert found["dynamic_range"] == pytest.approx(5)
+
+
+def test_a_noisy_machine_is_as_much_slower_as_it_says() -> None:
+    draw, noise = random.Random(0), Noise(spread=0.5, spikes_per_s=2.0, spike_s=0.1)
+    taken = [noise.seconds(0.01, draw) for _ in range(20000)]
+    assert noise.slowdown == pytest.approx(1.8)
+    assert sum(taken) / 20000 / 0.01 == pytest.approx(noise.slowdown, rel=0.05)
 
 
 def test_figures_of_a_run() -> None:

@@ -32,6 +32,11 @@ class Noise:
     ours_s: float = 1.0
     away_s: float = 0.0
 
+    @property
+    def slowdown(self) -> float:
+        """Mean time over that of the table, while the core is ours."""
+        return (1 + self.spread) * (1 + self.spikes_per_s * self.spike_s)
+
     def seconds(self, expected: float, draw: random.Random) -> float:
         """Time one batch really takes."""
         taken = expected * (1 + self.spread * draw.expovariate(1.0)) if self.spread else expected
