@@ -26,9 +26,9 @@ from pliant_runtime.grammar import PROGRAM, digest_of
 
 REQUIRED = ("artifacts", "crashes", "hangs", "wrong")
 ARTIFACTS, PATIENCE = 10_000, 30.0
-NETWORKS = ("fixed_point", "router", "tree", "shells")
+NETWORKS = ("fixed_point", "router", "tree", "act", "shells")
 _ODD: tuple[Any, ...] = (-1, 0, 1, 7, 1 << 40, 1e30, "", "x", "../x", "/etc/passwd", None, True, [], {}, [[]],
-                         "float64", {"in": 0}, {"out": 0}, {"in": 99}, "N")  # fmt: skip
+                         "float64", {"in": 0}, {"out": 0}, {"in": 99}, "N", "L", {"L": [2, 1 << 40]})  # fmt: skip
 
 
 def run(artifacts: int = ARTIFACTS) -> Outcome:

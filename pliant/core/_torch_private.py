@@ -1,6 +1,6 @@
 """The one file that touches private torch names. `tests/core/test_torch_private.py` says what broke, one test each."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -106,3 +106,50 @@ def untraced() -> Iterator[None]:
         yield
     finally:
         torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
+
+
+def free_sizes(sizes: Mapping[str, int], noted: Callable[[Any], None]) -> tuple[Any, dict[str, torch.SymInt]]:
+    """A fake mode in which some sizes are symbols, and these symbols.
+
+    Args:
+        sizes: name to a size the symbol stands for where Python needs a number; all are taken to be 2 or more.
+        noted: is given every fact about the symbols (a sympy relation) that code took for granted, when it does.
+    """
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+
+    class Named(torch._guards.Source):
+        label = ""
+
+        @property
+        def _name_template(self) -> str:
+            return self.label
+
+    class Noting(ShapeEnv):
+        def evaluate_expr(self, *args: Any, **kwargs: Any) -> Any:
+            before = len(self.guards)
+            found = super().evaluate_expr(*args, **kwargs)
+            for guard in self.guards[before:]:
+                noted(guard.expr)
+            return found
+
+    env = Noting()
+    symbols = {}
+    for name, size in sizes.items():
+        source = Named()
+        object.__setattr__(source, "label", name)
+        symbol = env.create_symbol(size, source=source, dynamic_dim=DimDynamic.DYNAMIC)
+        symbols[name] = env.create_symintnode(symbol, hint=size, source=source)
+    mode = torch._subclasses.fake_tensor.FakeTensorMode(allow_non_fake_inputs=True, shape_env=env)
+    return mode, symbols  # type: ignore[return-value]
+
+
+def always_true(relation: Any) -> bool:
+    """Whether a relation of free sizes is known to hold, without taking it for granted."""
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return bool(statically_known_true(relation))
+
+
+def expression_of(size: Any) -> Any:
+    """The sympy expression behind a `torch.SymInt` or `torch.SymFloat`."""
+    return size.node.expr

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from onnx import helper
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pliant.core import PliantError
 from pliant.core._torch_private import outside_modes
+from pliant.deploy.fold import folded
+from pliant.deploy.free_graph import NoForm, Source, common
 from pliant.deploy.pack import Packer
 from pliant.export.operators import threads_of
 from pliant.export.to_onnx import quiet
@@ -26,6 +29,19 @@ from pliant_runtime.sessions import new_session
 TOLERANCE = 1e-4
 Case = tuple[list[Tensor], list[Tensor] | None]
 """Tensors for a state's parameters, and its outputs where they are known already."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a block is tried on at some lengths.
+
+    Args:
+        lengths: which; empty where none is free.
+        cases: the values.
+    """
+
+    lengths: Mapping[str, int]
+    cases: Sequence[Case]
 
 
 @dataclass
@@ -40,9 +56,11 @@ class Block:
         file: of the graph without weights.
         packed: number in the packer.
         rows: the same for many rows: (file, number in the packer, threads), or why not.
+        each: where lengths are free, the graphs it was put together from.
     """
 
     proto: Any = None
+    each: list[Any] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
     depends: list[set[int]] = field(default_factory=list)
     error: float = 0.0
@@ -86,14 +104,15 @@ def _place(root: nn.Module, name: str, tensor: Tensor) -> None:
         root.register_buffer(last, tensor)
 
 
-def export(flow: Flow, state: State, names: Mapping[int, str], cases: Sequence[Case]) -> Block:
+def export(flow: Flow, state: State, names: Mapping[int, str], trials: Sequence[Trial], *, traced: int = 1) -> Block:
     """The graph of a state's block, compared with torch.
 
     Args:
         flow: the network.
         state: whose block.
         names: names of the network's tensors, by identity.
-        cases: tensors for the parameters with what torch gives for them, several times; it is traced on the first.
+        trials: what it is compared on; it is traced on the first value of each.
+        traced: at how many of these lengths a graph is made, to be put together to one for all.
 
     Raises:
         PliantError: no exporter can write it so that it answers as torch does.
@@ -102,19 +121,61 @@ def export(flow: Flow, state: State, names: Mapping[int, str], cases: Sequence[C
         return Block()
     module = _Bound(flow, state, names)
     failures = []
-    for write in (_legacy, _dynamo):
+    more = ((_legacy, False, len(trials)),) if flow.sizes is not None else ()
+    for write, numbers, count in ((_legacy, True, traced), *more, (_dynamo, True, traced)):
         try:
-            with quiet():
-                proto = write(module, list(cases[0][0]), len(state.outputs))
-            tidy(proto, "", set())
-            _prune(proto)
-            block = Block(proto, _canonical(proto), _depends(proto, len(state.outputs)), max_threads=threads_of(proto))
-            check(flow, state, block, cases)
+            found = []
+            for trial in trials[:count]:
+                with quiet(), flow.at(trial.lengths):
+                    proto = write(module, list(trial.cases[0][0]), len(state.outputs))
+                tidy(proto, "", set())
+                prune(proto)
+                if flow.sizes is not None:
+                    feeds = {f"p#{n}": tensor.numpy() for n, tensor in enumerate(trial.cases[0][0])}
+                    proto = folded(proto, feeds, numbers=numbers)
+                    prune(proto)
+                found.append((proto, _canonical(proto)))
+            block = _block(flow, state, found, [trial.lengths for trial in trials[:count]])
+            for trial in trials:
+                with flow.at(trial.lengths):
+                    check(flow, state, block, trial.cases)
             return block
         except Exception as error:  # exporters raise anything; the other one may succeed, else all is told
             failures.append(f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}")
     problem = f"a block cannot be exported ({'; '.join(failures)})"
     raise PliantError(problem, where=state.at, fix="write the operator named here with others")
+
+
+def _block(flow: Flow, state: State, found: Sequence[tuple[Any, dict[str, str]]], lengths: Sequence[Mapping[str, int]]
+           ) -> Block:  # fmt: skip
+    proto, named = found[0]
+    each = [other for other, _ in found] if flow.sizes is not None else []
+    if each:
+        if any(other != named for _, other in found):
+            raise NoForm("it uses other weights at other lengths")
+        proto = free(flow, state, each, lengths)
+    for item in proto.graph.output:  # exporters do not always know how large it is
+        shape = flow.labels(state.made[int(item.name[2:])])
+        item.CopyFrom(helper.make_tensor_value_info(item.name, item.type.tensor_type.elem_type, shape))
+    return Block(proto, each, named, _depends(proto, len(state.outputs)), max_threads=threads_of(proto))
+
+
+def free(flow: Flow, state: State, protos: Sequence[Any], lengths: Sequence[Mapping[str, int]]) -> Any:
+    """One graph for all lengths from a block's graphs at some, for one row or for many.
+
+    Raises:
+        NoForm: there is none.
+    """
+    shapes = {f"p#{place}": flow.labels(shape) for place, (_, shape) in enumerate(state.params)}
+    shapes |= {f"o#{place}": flow.labels(shape) for place, shape in enumerate(state.made)}
+    sources: dict[str, Source] = {}
+    for place, (dtype, shape) in enumerate(state.params):
+        for axis, size in enumerate(shape):
+            read = None if flow.sizes is None else flow.sizes.read(size)
+            if read is not None and read[0] not in sources:
+                kind = helper.np_dtype_to_tensor_dtype(np.dtype(str(dtype).removeprefix("torch.")))
+                sources[read[0]] = Source(place, kind, flow.labels(shape), axis, read[1], read[2])
+    return common(protos, lengths, sources, shapes)
 
 
 def _io(count: int, letter: str) -> list[str]:
@@ -169,7 +230,7 @@ def reads_of(node: Any) -> set[str]:
     return found
 
 
-def _prune(proto: Any) -> None:
+def prune(proto: Any) -> None:
     """Drop nodes, weights and inputs that no output needs."""
     graph = proto.graph
     wanted = {item.name for item in graph.output}
@@ -191,14 +252,15 @@ def keep_outputs(block: Block, kept: Sequence[int]) -> None:
     if block.proto is None:
         return
     if not kept:
-        block.proto, block.names = None, {}
+        block.proto, block.names, block.each = None, {}, []
         return
-    graph = block.proto.graph
-    items = [onnx.ValueInfoProto.FromString(graph.output[number].SerializeToString()) for number in kept]
-    del graph.output[:]
-    graph.output.extend(items)
-    _prune(block.proto)
-    present = {item.name for item in graph.initializer}
+    for proto in [block.proto, *block.each]:
+        graph = proto.graph
+        items = [onnx.ValueInfoProto.FromString(graph.output[number].SerializeToString()) for number in kept]
+        del graph.output[:]
+        graph.output.extend(items)
+        prune(proto)
+    present = {item.name for item in block.proto.graph.initializer}
     block.names = {new: old for new, old in block.names.items() if new in present}
 
 

@@ -43,7 +43,9 @@ def compile(
     A module that decides on its data (`if` and `while` on tensors, `.item()`, experts chosen by index) becomes a
     program of many states instead, one onnxruntime call per decision. Its forward is read as a program for one row of
     the example; many rows are independent runs of it. It is compared with the module on the rows of `example`, on
-    random rows, and over every edge, and the coverage is printed; nothing is scored.
+    random rows, and over every edge, and the coverage is printed; nothing is scored. The lengths of its sequences
+    (tokens [N, T], features [N, T, C]) are free where its code allows that, within bounds that the artifact states;
+    it is compared with the module at several lengths. Where one cannot be free, what stands in the way is printed.
 
     Sub-networks share their weights in one of two forms. "slices": the weights once, a graph for each sub-network, as
     fast as artifacts of their own, but in memory each has its weights. "shells": one graph, in the memory of the

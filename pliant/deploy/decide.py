@@ -1,7 +1,8 @@
 """Networks that decide, compiled: blocks, edges and the program of an artifact."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,27 @@ import torch
 from torch import Tensor, nn
 
 from pliant.core import PliantError, copied, map_tensors, seeded
-from pliant.deploy.blocks import Block, Case, export, keep_outputs, pack, packed
+from pliant.deploy.blocks import Block, Case, Trial, export, free, keep_outputs, pack, packed, prune
+from pliant.deploy.fold import folded
+from pliant.deploy.free_graph import NoForm
+from pliant.deploy.lengths import Bounds, resized, sequences
 from pliant.deploy.pack import Packer
 from pliant.deploy.row_graph import NoRule
-from pliant.deploy.rows import with_rows
+from pliant.deploy.rows import compare_rows, with_rows
 from pliant.deploy.targets import full_state, name_of
 from pliant.export.structure import InputForm
+from pliant.export.to_onnx import quiet
 from pliant.flow import Flow, State
 from pliant.flow.explore import Arg, Const, In, Leaf, Scalar
 from pliant.flow.needs import needed, samples_of
+from pliant.flow.sizes import Sizes
 from pliant_runtime.grammar import FORMAT, VERSION, WEIGHTS
 
 STEPS = 100_000
 """States one row may visit."""
 _CASES = 2
+_STATES = 250
+"""Most states of a program whose lengths are free; a list that grows with the length comes to an end here."""
 TOLERANCE = 1e-3
 """Allowed when stored rows are tried on another machine, relative to the largest magnitude."""
 Checked = tuple[Any, list[np.ndarray[Any, Any]]]
@@ -42,6 +50,8 @@ class Deciding:
         blocks: one per state.
         live: per state the parameters that something needs.
         made: per state the outputs that something needs.
+        spans: free lengths, each with its least and its most.
+        tried: lengths at which blocks were compared with torch, the example's first, with the example at each.
     """
 
     net: nn.Module
@@ -51,10 +61,9 @@ class Deciding:
     blocks: list[Block]
     live: list[list[int]] = field(default_factory=list)
     made: list[list[int]] = field(default_factory=list)
-
-    def row(self, inputs: Any) -> Any:
-        """Inputs of one row, as the network takes them."""
-        return inputs
+    spans: dict[str, tuple[int, int]] = field(default_factory=dict)
+    tried: list[tuple[dict[str, int], InputForm]] = field(default_factory=list)
+    traced: int = 1
 
 
 def deciding(net: nn.Module, example: Any, *, seed: int = 0) -> Deciding:
@@ -63,29 +72,74 @@ def deciding(net: nn.Module, example: Any, *, seed: int = 0) -> Deciding:
     Raises:
         PliantError: its forward cannot become a program (the message names the line), or a block cannot be exported.
     """
-    form = InputForm(example)
+    form, local = InputForm(example), _local(net)
+    made = Deciding(local, Flow(local, form.rows(1)), form, not form.batched, [], tried=[({}, form)])
+    return _exported(made, seed)
+
+
+def deciding_free(net: nn.Module, example: Any, *, seed: int = 0) -> Deciding:
+    """The same with the lengths of its sequences free, each block compared with torch at several.
+
+    Raises:
+        PliantError: a length cannot be free; the message says what stands in the way, and where.
+    """
+    form, local = InputForm(example), _local(net)
+    axes, lengths = sequences(form)
+    if not lengths:
+        raise PliantError("no input is a sequence: integers [N, T] or floats [N, T, C]")
+    sizes = Sizes(axes, lengths)
+    with _no_fast_path(), quiet():
+        flow = Flow(local, form.rows(1), limit=_STATES, sizes=sizes)
+    with _no_fast_path():
+        bounds = Bounds(flow, form, sizes)
+    made, more = bounds.tried()
+    tried = [(each, resized(form, axes, each)) for each in [*made, *more]]
+    return _exported(Deciding(local, flow, form, False, [], spans=bounds.spans, tried=tried, traced=len(made)), seed)
+
+
+def _local(net: nn.Module) -> nn.Module:
     local = copied(net).cpu().requires_grad_(False)
     for part, other in zip(net.modules(), local.modules(), strict=True):
         other.training = part.training
-    flow = Flow(local, form.rows(1))
-    names = names_of(local)
-    generator = seeded(seed, "compile", "blocks")
-    with flow.still():
-        recorded = record(flow, [form.rows(1), *[form.random(1, generator) for _ in range(_CASES)]])
-    blocks = []
+    return local
+
+
+@contextmanager
+def _no_fast_path() -> Iterator[None]:
+    """The fused transformer layer has no ONNX form."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # the fused transformer layer has no ONNX form
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with flow.still():
-            for number, state in enumerate(flow.states):
-                cases = recorded.get(number, [])
-                cases = [*cases, *[(samples_of(state.params, generator), None) for _ in range(_CASES - len(cases))]]
-                blocks.append(export(flow, state, names, cases))
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-    made = Deciding(local, flow, form, not form.batched, blocks)
+
+
+def _exported(made: Deciding, seed: int) -> Deciding:
+    """With its blocks."""
+    flow, names = made.flow, names_of(made.net)
+    generator = seeded(seed, "compile", "blocks")
+    recorded = []
+    with flow.still():
+        for lengths, form in made.tried:
+            with flow.at(lengths):
+                inputs = [form.rows(1), *[form.random(1, generator) for _ in range(_CASES)]]
+                recorded.append((lengths, record(flow, inputs)))
+    with _no_fast_path(), flow.still():
+        for number, state in enumerate(flow.states):
+            trials = []
+            for lengths, found in recorded:
+                cases = found.get(number, [])
+                with flow.at(lengths):
+                    more = [(_samples(flow, state, generator), None) for _ in range(_CASES - len(cases))]
+                trials.append(Trial(lengths, [*cases, *more]))
+            made.blocks.append(export(flow, state, names, trials, traced=made.traced))
     _prune(made)
     return made
+
+
+def _samples(flow: Flow, state: State, generator: torch.Generator) -> list[Tensor]:
+    return samples_of([(dtype, flow.shape(shape)) for dtype, shape in state.params], generator)
 
 
 def names_of(net: nn.Module) -> dict[int, str]:
@@ -165,8 +219,13 @@ def write(
     check = _check(net, checks, packer) if checks else None
     tensors = packer.write(folder / WEIGHTS)
     inputs = [
-        _input(name, tensor, net.fixed) for name, tensor in zip(net.form.names, net.form.tensors(net.form.example))
-    ]
+        {"name": name, "dtype": _dtype(dtype), "shape": [*net.flow.labels(shape)] if net.fixed else
+         ["N", *net.flow.labels(shape[1:])]}
+        for name, (dtype, shape) in zip(net.form.names, net.flow.states[0].params, strict=True)
+    ]  # fmt: skip
+    labels = {size for state in net.flow.states for shape in _shapes(net, state) for size in shape}
+    more = sorted(size for size in labels if isinstance(size, str) and size not in net.spans)
+    free_sizes = {"sizes": more} if net.spans else {}
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -174,6 +233,7 @@ def write(
         "sha256": "",
         "signature": {
             "inputs": inputs, "outputs": [], "call": net.form.kind, "preprocessing": None, "classes": [], "task": None,
+            **({"lengths": {name: list(span) for name, span in net.spans.items()}} if net.spans else {}),
         },
         "quality": None,
         "conditions": {},
@@ -182,7 +242,12 @@ def write(
         "tensors": tensors,
         "files": {},
         "steps": steps,
+        **free_sizes,
     }  # fmt: skip
+
+
+def _shapes(net: Deciding, state: State) -> list[tuple[int | str, ...]]:
+    return [net.flow.labels(shape) for shape in [*(shape for _, shape in state.params), *state.made]]
 
 
 def _check(net: Deciding, checks: Sequence[Checked], packer: Packer) -> dict[str, Any]:
@@ -201,18 +266,31 @@ def _many(net: Deciding, state: State, block: Block, packer: Packer, folder: Pat
     if net.fixed:
         return "the network's inputs have no rows"
     generator = seeded(0, "compile", "rows")
+    samples = []
+    for lengths, _ in net.tried:
+        with net.flow.at(lengths):
+            samples.append([_samples(net.flow, state, generator) for _ in range(3)])
     try:
-        proto = with_rows(block.proto, [samples_of(state.params, generator) for _ in range(3)])
-    except NoRule as error:
+        found = [with_rows(one, each) for one, each in zip(block.each or [block.proto], samples)]
+        proto = found[0]
+        if block.each:
+            found = [_folded(one, each) for one, each in zip(found, samples)]
+            proto = free(net.flow, state, found, [lengths for lengths, _ in net.tried[: len(found)]])
+            for each in samples:
+                compare_rows(block.proto, proto, each)
+    except (NoRule, NoForm) as error:
         return str(error)
     names = {item.name: block.names[item.name] for item in proto.graph.initializer if item.name in block.names}
     file, number = packed(proto, names, packer, folder, packer.full)
     return file, number, block.max_threads
 
 
-def _input(name: str, tensor: Tensor, fixed: bool) -> dict[str, Any]:
-    shape = list(tensor.shape) if fixed else ["N", *tensor.shape[1:]]
-    return {"name": name, "dtype": _dtype(tensor.dtype), "shape": shape}
+def _folded(proto: Any, rows: Sequence[Sequence[Tensor]]) -> Any:
+    """A graph for many rows with its sizes as constants."""
+    feeds = {f"p#{n}": np.stack([row[n].numpy() for row in rows]) for n in range(len(rows[0]))}
+    made = folded(proto, feeds, rows=True)
+    prune(made)
+    return made
 
 
 def _dtype(dtype: torch.dtype) -> str:
@@ -223,6 +301,7 @@ def _state(net: Deciding, number: int, packer: Packer) -> dict[str, Any]:
     state, block = net.flow.states[number], net.blocks[number]
     params = {old: new for new, old in enumerate(net.live[number])}
     outs = {old: new for new, old in enumerate(net.made[number])}
+    kinds = [state.params[old] for old in net.live[number]]
 
     def ref(arg: Arg) -> dict[str, Any]:
         assert not isinstance(arg, Const)
@@ -243,7 +322,7 @@ def _state(net: Deciding, number: int, packer: Packer) -> dict[str, Any]:
         "initializers": packer.initializers(block.packed) if block.packed is not None else [],
         "max_threads": block.max_threads,
         "at": state.at,
-        "params": [[_dtype(state.params[old][0]), list(state.params[old][1])] for old in net.live[number]],
+        "params": [[_dtype(dtype), list(net.flow.labels(shape))] for dtype, shape in kinds],
         "made": made,
         "rows": rows,
         "next": _next(net, state, ref),
@@ -254,7 +333,8 @@ def _kind(item: Any) -> list[Any]:
     from onnx import helper
 
     kind = item.type.tensor_type
-    return [str(helper.tensor_dtype_to_np_dtype(kind.elem_type)), [size.dim_value for size in kind.shape.dim]]
+    shape = [size.dim_param or size.dim_value for size in kind.shape.dim]
+    return [str(helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape]
 
 
 def _next(net: Deciding, state: State, ref: Callable[[Arg], dict[str, Any]]) -> dict[str, Any]:

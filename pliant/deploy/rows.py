@@ -35,19 +35,34 @@ def with_rows(proto: Any, samples: Sequence[Sequence[Tensor]]) -> Any:
     sample = {item.name: samples[0][int(item.name[2:])].numpy() for item in proto.graph.input}
     widened = Widened(proto, sample, RULES)
     made = widened.made()
+    _check(proto, widened.probe, made, samples)
+    return made
+
+
+def compare_rows(proto: Any, made: Any, samples: Sequence[Sequence[Tensor]]) -> None:
+    """Compare a block for one row with the same for many.
+
+    Args:
+        proto: for one row.
+        made: for many.
+        samples: as of `with_rows`.
+
+    Raises:
+        NoRule: they differ.
+    """
+    _check(proto, new_session(proto.SerializeToString()), made, samples)
+
+
+def _check(proto: Any, single: Any, made: Any, samples: Sequence[Sequence[Tensor]]) -> None:
     try:
         session = new_session(made.SerializeToString())
     except Exception as error:  # onnxruntime's errors share no base class
         raise NoRule(f"onnxruntime refuses the batched block ({str(error).strip().splitlines()[0][:200]})") from error
-    _check(proto, widened.probe, session, samples)
-    return made
-
-
-def _check(proto: Any, single: Any, session: Any, samples: Sequence[Sequence[Tensor]]) -> None:
     rows = [{item.name: given[int(item.name[2:])].numpy() for item in proto.graph.input} for given in samples]
+    taken = {item.name for item in made.graph.input}
     names = [item.name for item in proto.graph.output]
     wanted = [single.run(names, row) for row in rows]
-    feeds = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    feeds = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name in taken}
     try:
         found = session.run(names, feeds)
     except Exception as error:  # as above

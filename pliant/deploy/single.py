@@ -37,6 +37,8 @@ _ROWS = 8
 def single_file(artifact: str | Path, out: str | Path, *, inputs: Sequence[Any] | None = None) -> Path:
     """Write a compiled network that decides as one ONNX file for one row, and compare it with the runtime.
 
+    Lengths that are free in the artifact are free in the file.
+
     Args:
         artifact: its folder.
         out: the file.
@@ -110,8 +112,10 @@ def _rows(family: Family) -> list[Any]:
     found = []
     for _ in range(_ROWS):
         arrays = []
+        spans = family.signature.lengths.items()
+        sizes = {"N": 1, **{name: int(generator.integers(least, most + 1)) for name, (least, most) in spans}}
         for value in family.signature.inputs:
-            shape = [1 if size == "N" else int(size) for size in value.shape]
+            shape = [sizes[size] if isinstance(size, str) else size for size in value.shape]
             floats = value.dtype.startswith("float")
             drawn = generator.standard_normal(shape) if floats else generator.integers(0, 2, shape)
             arrays.append(np.asarray(drawn).astype(value.dtype))
@@ -193,9 +197,9 @@ class _Writer:
         helper.set_model_props(model, {RETURNS: json.dumps(shapes)})
         return model
 
-    def _shape(self, slot: str) -> tuple[int, ...] | None:
+    def _shape(self, slot: str) -> tuple[int | str, ...] | None:
         """The shape in which all ways return a slot; None where they differ, or one leaves something else in it."""
-        found: set[tuple[int, ...] | None] = set()
+        found: set[tuple[int | str, ...] | None] = set()
         for step in map(_step, self.states):
             if step.next.kind == "return":
                 kinds = self._returned(step)[1]
@@ -257,7 +261,8 @@ class _Writer:
         nodes = []
         for place, (slot, kind) in enumerate(zip(slots, step.params, strict=True)):
             shape = f"{prefix}shape_{place}"
-            nodes += [_constant(shape, np.array(kind.shape, np.int64)),
+            sizes = [0 if isinstance(size, str) else size for size in kind.shape]  # 0: as it is, for free lengths
+            nodes += [_constant(shape, np.array(sizes, np.int64)),
                       helper.make_node("Reshape", [f"in/{slot}", shape], [f"{prefix}param_{place}"])]  # fmt: skip
         nodes += self._block(state, prefix)
         names = {True: [f"{prefix}{name}" for name in state.outputs],

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pliant.flow.errors import Final, Leak, Undecided
 from pliant.flow.reader import Constants, scalar, truth
-from pliant.flow.scalar import COMPARE, MATH, Sym, holds_sym, kind_of, tensor_of, wider
+from pliant.flow.scalar import COMPARE, MATH, Sym, holds_sym, is_free, kind_of, tensor_of, wider
 from pliant.flow.values import SymRange
 
 _INDEXED = (list, tuple, str, nn.ModuleList, nn.Sequential, nn.ParameterList, Mapping)
@@ -28,10 +28,11 @@ class Operators:
 
     Args:
         constants: the network's own tensors, whose values are known.
+        sizes: the free sizes; None where there are none.
     """
 
-    def __init__(self, constants: Constants) -> None:
-        self.constants = constants
+    def __init__(self, constants: Constants, sizes: Any = None) -> None:
+        self.constants, self.sizes = constants, sizes
         table: dict[Any, Callable[..., Any]] = {
             int: self._int, float: self._float, bool: self._bool, max: self._max, min: self._min, any: self._any,
             all: self._all, isinstance: self._isinstance, range: self._range, print: self._print, open: self._print,
@@ -160,6 +161,8 @@ class Operators:
         if len(values) == 1 and not kwargs and self.symbolic(values[0]):
             value = values[0] if isinstance(values[0], Sym) else scalar(values[0])
             return value.cast(kind.__name__)
+        if len(values) == 1 and not kwargs and is_free(values[0]) and kind_of(values[0]) == kind.__name__:
+            return values[0]
         return kind(*values, **kwargs)
 
     def _int(self, *values: Any, **kwargs: Any) -> Any:
@@ -224,6 +227,13 @@ class Operators:
 
     def _range(self, *ends: Any) -> Any:
         ends = tuple(scalar(end) if isinstance(end, Tensor) and self.symbolic(end) else end for end in ends)
+        sure, begun = False, None
+        if self.sizes is not None and all(kind_of(end) == "int" for end in ends):
+            start, stop, step = (0, ends[0], 1) if len(ends) == 1 else (*ends, 1)[:3]
+            looped = self.sizes.looped(start, stop)
+            if looped is not None and not isinstance(step, Sym) and not is_free(step) and step > 0:
+                sure, begun = looped, start
+                ends = (start, stop if isinstance(stop, Sym) else Sym(tensor_of(stop, "int"), "int"), step)
         if not any(isinstance(end, Sym) for end in ends):
             return builtins.range(*ends)
         for end in ends:
@@ -232,7 +242,7 @@ class Operators:
         start, stop, step = (0, ends[0], 1) if len(ends) == 1 else (*ends, 1)[:3]
         if isinstance(step, Sym) or step == 0:
             raise Leak("the step of a range")
-        return SymRange(start, stop, step)
+        return SymRange(start, stop, step, sure, begun)
 
     def _print(self, *values: Any, **kwargs: Any) -> Any:
         raise Final(_SIDE, "print outside of the network, from what it returns")

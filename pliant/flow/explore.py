@@ -6,8 +6,8 @@ differ between visits of one pattern (counters) become run-time numbers, unless 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -24,7 +24,8 @@ from pliant.flow.errors import Place, Rejected, Stop
 from pliant.flow.live import Code
 from pliant.flow.machine import Decision, Machine, Outcome, Pin, Raised, Restart, Returned
 from pliant.flow.reader import Constants, Held, reading, unchanged
-from pliant.flow.scalar import DTYPES, Sym, kind_of
+from pliant.flow.scalar import DTYPES, Sym, is_free, kind_of
+from pliant.flow.sizes import Sizes
 from pliant.flow.values import Env, Freezer, Pattern, reordered, thaw
 
 LIMIT = 1500
@@ -74,8 +75,10 @@ class State:
         pattern: of the variables at its start.
         wide: which numbers of the pattern are parameters.
         values: the other numbers.
-        params: dtype and shape of its parameters.
+        params: dtype and shape of its parameters; free sizes are `torch.SymInt`s.
         outputs: where the block's outputs are found in an outcome.
+        made: the shapes of the outputs.
+        counted: which of the plain numbers returned follow from free sizes.
         value: what is decided on; None where nothing is.
         edges: the sides of the decision.
         keys: integers that choose an edge; None for an `if` (true, false).
@@ -92,6 +95,8 @@ class State:
     params: list[tuple[torch.dtype, tuple[int, ...]]]
     written: set[int] = field(default_factory=set)
     outputs: list[tuple[Any, ...]] = field(default_factory=list)
+    made: list[tuple[Any, ...]] = field(default_factory=list)
+    counted: set[int] = field(default_factory=set)
     value: Arg | None = None
     edges: list[Edge] = field(default_factory=list)
     keys: list[int] | None = None
@@ -129,18 +134,20 @@ class Flow:
     Args:
         net: in evaluation mode, on the CPU; its code is run, its tensors are not changed.
         example: inputs for one row.
+        limit: most states.
+        sizes: the sizes of inputs that stay free; None where all are the example's.
 
     Raises:
         Rejected: the forward cannot become a program.
     """
 
-    def __init__(self, net: nn.Module, example: Any, *, limit: int = LIMIT) -> None:
-        self.net, self.example, self.limit = net, example, limit
+    def __init__(self, net: nn.Module, example: Any, *, limit: int = LIMIT, sizes: Sizes | None = None) -> None:
+        self.net, self.example, self.limit, self.sizes = net, example, limit, sizes
         self.code, self.constants = Code(), Constants()
-        self.operators = Operators(self.constants)
+        self.operators = Operators(self.constants, sizes)
         self.names = self.operators.names()
         self.freezer = Freezer(self.code, lambda tensor: tensor in self.constants, memory_of)
-        self.mode, self.held = fake_mode(), Held(net)
+        self.mode, self.held = fake_mode() if sizes is None else sizes.mode, Held(net)
         self.pinned: set[Any] = set()
         self.states: list[State] = []
         for tensor in [*net.parameters(), *net.buffers(), *_plain_tensors(net)]:
@@ -158,7 +165,8 @@ class Flow:
         """Find all states.
 
         Counters are run-time numbers first, which keeps states few. Where states do not come to an end that way, a
-        counter may be what bounds them (a stack with depths), and they are plain numbers; else it is as at first.
+        counter may be what bounds them (a stack with depths), and they are plain numbers; else it is as at first. With
+        free lengths there is no second try: what ends with plain numbers would end at the example's lengths alone.
         """
         most, self.limit = self.limit, min(_FIRST, self.limit)
         try:
@@ -166,7 +174,7 @@ class Flow:
         except _Endless as first:
             counters = {label for group in self._groups.values() for label in group.counters()}
             self.limit = most
-            if not counters - self.pinned:
+            if not counters - self.pinned or self.sizes is not None:
                 if most <= _FIRST:
                     raise first.refusal from None
                 self._last_try()
@@ -214,7 +222,7 @@ class Flow:
         leaves = leaves_of((args, kwargs))
         self.inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         with self.mode:
-            fakes = [torch.empty(leaf.shape, dtype=leaf.dtype) for leaf in self.inputs]
+            fakes = [torch.empty(self._shape(n, leaf), dtype=leaf.dtype) for n, leaf in enumerate(self.inputs)]
         args, kwargs = rebuilt((args, kwargs), iter(fakes))
         try:
             machine.enter(self.net, args, kwargs, None)
@@ -223,6 +231,21 @@ class Flow:
         pattern = self.freezer.freeze(machine.frames)
         reordered(pattern, fakes)  # every input has its slot, read or not
         return pattern
+
+    def _shape(self, number: int, leaf: Tensor) -> tuple[Any, ...]:
+        return tuple(leaf.shape) if self.sizes is None else self.sizes.shape(number, leaf.shape)
+
+    def shape(self, shape: Sequence[Any]) -> tuple[int, ...]:
+        """A shape of a parameter at the current lengths."""
+        return tuple(shape) if self.sizes is None else self.sizes.values(shape)
+
+    def labels(self, shape: Sequence[Any]) -> tuple[int | str, ...]:
+        """A shape with text for free sizes."""
+        return tuple(shape) if self.sizes is None else tuple(map(self.sizes.label, shape))
+
+    def at(self, lengths: Mapping[str, int]) -> AbstractContextManager[Any]:
+        """Other lengths than the example's for a while, where they are free."""
+        return nullcontext() if self.sizes is None else self.sizes.at(lengths)
 
     def _reach(self, start: Pattern) -> list[int]:
         todo, seen = [self._intern(start)], list[int]()
@@ -315,7 +338,9 @@ class Flow:
         with unchanged(self.held) as check, reading(self.constants, self.net, mode):
             given = [tensor.clone() if i in state.written else tensor for i, tensor in enumerate(given)]
             count = len(state.pattern.tensors)
-            numbers, place = list(state.values), count
+            exploring = mode is not None or self.sizes is None
+            size: Callable[[Any], Any] = (lambda each: each) if exploring else self.sizes.value  # type: ignore[union-attr]
+            numbers, place = [size(value) for value in state.values], count
             for j in sorted(state.wide):
                 kind = kind_of(state.pattern.numbers[j]) or "int"
                 group = self._groups[state.pattern.key]
@@ -323,7 +348,7 @@ class Flow:
                 origins = group.origins.get(j, set()) | own
                 numbers[j] = Sym(given[place], kind, frozenset(origins))
                 place += 1
-            frames = thaw(state.pattern, given[:count], numbers)
+            frames = thaw(state.pattern, given[:count], numbers, size)
             machine = Machine(self.code, self.operators.symbolic, check, first=first)
             return machine.run(frames)
 
@@ -344,7 +369,8 @@ class Flow:
             state.raised = (outcome.kind, outcome.message)
         elif isinstance(outcome, Returned):
             leaves: list[Any] = []
-            shape = _structure(outcome.value, leaves, outcome.place)
+            with self.mode:
+                shape = _structure(outcome.value, leaves, outcome.place, _Counted(state.counted))
             args = [refs.of(_tensor(leaf), ("leaf", i)) for i, leaf in enumerate(leaves)]
             state.returns = _filled(shape, leaves, args)
         elif isinstance(outcome, Decision):
@@ -356,22 +382,31 @@ class Flow:
                 args = [refs.of(tensor, ("tensor", c, i)) for i, tensor in enumerate(case.tensors)]
                 for j in sorted(target.wide):
                     value = case.numbers[j]
-                    sym = isinstance(value, Sym)
-                    args.append(refs.of(value.tensor, ("number", c, j)) if sym else Const(value))
+                    known = not isinstance(value, Sym) and not is_free(value)
+                    args.append(Const(value) if known else refs.of(self._number(value), ("number", c, j)))
                 state.edges.append(Edge(order[number], tuple(args)))
         state.outcome = None
         del state.given  # type: ignore[attr-defined]
+
+    def _number(self, value: Any) -> Tensor:
+        """A number that is known when the network runs, or follows from a free size, as a tensor without axes."""
+        if isinstance(value, Sym):
+            return value.tensor
+        with self.mode if is_free(value) else nullcontext():
+            return torch.full((), value, dtype=DTYPES[kind_of(value) or "int"])
 
     def outputs(self, state: State, given: list[Tensor]) -> list[Tensor]:
         """The outputs of a state's block for tensors of its parameters, computed by the network's own code."""
         with _installed(self.names):
             outcome = self.run(state, given)
+            if isinstance(outcome, Raised) and state.raised is None:
+                raise PliantError(f"{outcome.kind}: {outcome.message}", where=outcome.place.short)
             found: list[Tensor] = []
             sides = [outcome.fork(n) for n in range(len(outcome.sides))] if isinstance(outcome, Decision) else []
             cases = [self.freezer.freeze(side) for side in sides]
             leaves: list[Any] = []
             if isinstance(outcome, Returned):
-                _structure(outcome.value, leaves, outcome.place)
+                _structure(outcome.value, leaves, outcome.place, _Counted(state.counted, known=True))
             for path in state.outputs:
                 if path[0] == "value":
                     assert isinstance(outcome, Decision)
@@ -381,7 +416,7 @@ class Flow:
                 elif path[0] == "tensor":
                     found.append(cases[path[1]].tensors[path[2]])
                 else:
-                    found.append(cases[path[1]].numbers[path[2]].tensor)
+                    found.append(self._number(cases[path[1]].numbers[path[2]]))
             return found
 
     def follow(
@@ -406,10 +441,12 @@ class Flow:
             Exception: what the network's own code raises.
         """
         self.constants.analysing = self.constants.asleep = False
+        self.operators.sizes = None  # a loop over a length is one of Python's here
         args, kwargs = as_call(map_tensors(lambda tensor: tensor.detach().clone(), example))
         machine = Machine(self.code, self.operators.symbolic, lambda: None, first=True)
         near = _Margins()
         with ExitStack() as stack:
+            stack.callback(setattr, self.operators, "sizes", self.sizes)
             stack.enter_context(_installed(self.names))
             stack.enter_context(unchanged(self.held))
             if margins is not None:
@@ -481,6 +518,7 @@ class _Refs:
         if id(tensor) not in self.known:
             self.known[id(tensor)] = len(self.state.outputs)
             self.state.outputs.append(path)
+            self.state.made.append(tuple(tensor.shape))
         return Out(self.known[id(tensor)])
 
 
@@ -489,8 +527,34 @@ def _tensor(leaf: Any) -> Tensor:
     return tensor
 
 
-def _structure(value: Any, leaves: list[Any], place: Place) -> Any:
+@dataclass
+class _Counted:
+    """Plain numbers in what is returned, in their order.
+
+    Args:
+        free: those that follow from free sizes.
+        known: whether that is known; else it is noted.
+    """
+
+    free: set[int]
+    known: bool = False
+    at: int = -1
+
+    def next(self, value: Any) -> bool:
+        """Whether the next number follows from a free size."""
+        self.at += 1
+        if not self.known and is_free(value):
+            self.free.add(self.at)
+        return self.at in self.free
+
+
+def _structure(value: Any, leaves: list[Any], place: Place, counted: _Counted) -> Any:
     """A returned value as the grammar of artifacts has it; tensors and run-time numbers go to `leaves`."""
+    if is_free(value) or (isinstance(value, int | float) and not isinstance(value, bool)):
+        if not counted.next(value):
+            return {"py": value}
+        number = kind_of(value) or "int"
+        value = Sym(torch.full((1,), value, dtype=DTYPES[number]), number)
     if isinstance(value, Tensor | Sym):
         leaves.append(value)
         return {"t": len(leaves) - 1}
@@ -498,14 +562,14 @@ def _structure(value: Any, leaves: list[Any], place: Place) -> Any:
         return {"py": value}
     if hasattr(value, "__dataclass_fields__"):
         pairs = [(name, getattr(value, name)) for name in value.__dataclass_fields__]
-        return {"dict": {name: _structure(item, leaves, place) for name, item in pairs if item is not None}}
+        return {"dict": {name: _structure(item, leaves, place, counted) for name, item in pairs if item is not None}}
     if isinstance(value, Mapping):
         if any(not isinstance(key, str | int) for key in value):
             raise Rejected("a dict with other keys than strings is returned", place, "key it by strings")
-        return {"dict": {str(key): _structure(item, leaves, place) for key, item in value.items()}}
+        return {"dict": {str(key): _structure(item, leaves, place, counted) for key, item in value.items()}}
     if isinstance(value, tuple | list):
         kind = "tuple" if isinstance(value, tuple) else "list"
-        return {kind: [_structure(item, leaves, place) for item in value]}
+        return {kind: [_structure(item, leaves, place, counted) for item in value]}
     raise Rejected(
         f"a {type(value).__name__} is returned", place, "return tensors, numbers, strings, tuples, lists or dicts"
     )

@@ -20,11 +20,13 @@ from pliant.flow.errors import Final, Leak, Place, Rejected, Stop, Undecided
 from pliant.flow.live import Code, Item
 from pliant.flow.lower import Choose, Comprehension, Inline, located, lower
 from pliant.flow.reader import truth
-from pliant.flow.scalar import Sym, tensor_of
+from pliant.flow.scalar import Sym, kind_of, tensor_of
 from pliant.flow.source import function_of
 from pliant.flow.values import Env, Frame, Held, SymRange
 
 _DEPTH = 60
+_TURNS = 4
+"""Turns of a loop over a free length that may differ from each other in what they hold."""
 _QUIET_ERRORS = (IndexError, KeyError, StopIteration, ZeroDivisionError)
 """What the user's code may raise on a way that no input takes."""
 
@@ -353,11 +355,11 @@ class Machine:
         del frame.env[self.code.temp(node.target)]
 
     def _ranged(self, node: ast.For, held: SymRange, frame: Frame) -> None:
-        more = held.at < held.stop if held.step > 0 else held.at > held.stop
+        more = held.sure or (held.at < held.stop if held.step > 0 else held.at > held.stop)
         name = self.code.temp(node)
         if not isinstance(more, Sym):
             if more:
-                frame.env[name] = SymRange(held.at + held.step, held.stop, held.step)
+                frame.env[name] = SymRange(held.at + held.step, held.stop, held.step, start=held.start)
                 self._take(node, held.at, frame)
             else:
                 del frame.env[name]
@@ -365,7 +367,9 @@ class Machine:
             return
         if not isinstance(node.target, ast.Name):
             raise Final("a range is unpacked", "take one number")
-        after = SymRange(held.at + held.step, held.stop, held.step)
+        if kind_of(held.start) and not isinstance(held.at, Sym) and held.at - held.start >= _TURNS * held.step:
+            raise Final("a loop over a free length keeps what grows with it", "keep it in a tensor of a fixed size")
+        after = SymRange(held.at + held.step, held.stop, held.step, start=held.start)
         yes: list[Item] = [*frame.items, ("loop", node, 0), ("seq", node.body, 0)]
         no: list[Item] = [*frame.items, *([("seq", node.orelse, 0)] if node.orelse else [])]
         self._decide(more, [(yes, {name: after, node.target.id: held.at}), (no, {})])

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from pliant.core._torch_private import is_fake, outside_modes, untraced, watched
 from pliant.flow.errors import Final, Leak, Undecided
-from pliant.flow.scalar import Sym, holds_sym, with_numbers
+from pliant.flow.scalar import Sym, holds_sym, is_free, with_numbers
 
 _EVAL = "call net.eval() before compiling"
 
@@ -106,7 +106,24 @@ class Reader(TorchFunctionMode):
             if own is not None and all(item in self.constants for item in own):
                 self.constants.used.update((id(item), item) for item in own)
                 return torch.empty_like(args[0])  # fake tensors take milliseconds to say that it is like the input
+        if name in _RECURRENT and self.constants.analysing and not kwargs:
+            found = self._recurrent(args)
+            if found is not None:
+                return found
         return func(*args, **kwargs)
+
+    def _recurrent(self, args: Any) -> Any:
+        """What a recurrent layer gives for a sequence of free length, which torch would go through step by step."""
+        x, states, weights = args[0], args[1], args[2] if len(args) == 9 else None
+        first = states if isinstance(states, Tensor) else states[0]
+        if weights is None or not isinstance(weights, list | tuple) or args[6] or not any(map(is_free, x.shape)):
+            return None
+        if len(weights) != args[4] * (2 if args[7] else 1) * (4 if args[3] else 2):
+            return None  # with projections
+        self.constants.used.update((id(item), item) for item in weights if item in self.constants)
+        width = first.shape[-1] * (2 if args[7] else 1)
+        after = [torch.empty_like(item) for item in ([states] if isinstance(states, Tensor) else states)]
+        return (x.new_empty((*x.shape[:-1], width)), *after)
 
 
 def _norm_of(args: Any, kwargs: Any) -> list[Tensor] | None:
@@ -238,6 +255,7 @@ _HANDLERS: dict[str, Callable[..., Any]] = {
     "__repr__": _value("a string"), "allclose": _allclose, "isclose": _isclose,
     "__getitem__": _getitem, "__setitem__": _setitem,
 }  # fmt: skip
+_RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 _SIZES = frozenset({"size", "numel", "nelement", "__len__", "dim", "ndimension", "stride"})
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 _STRUCTURAL = frozenset({"__getitem__", "__setitem__", "equal", "allclose", "isclose"})

@@ -6,7 +6,7 @@ string, a dict key, an index, a truth value.
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,10 +19,22 @@ DTYPES: dict[str, torch.dtype] = {"bool": torch.bool, "int": torch.int64, "float
 Number = bool | int | float
 
 
+def is_free(value: Any) -> bool:
+    """Whether a number is a size that was left free, or computed from one."""
+    return isinstance(value, torch.SymInt | torch.SymFloat)
+
+
+def hashable(shape: Sequence[Any]) -> tuple[Any, ...]:
+    """A shape, free sizes included, as a part of a key."""
+    return tuple(("size", str(size)) if is_free(size) else size for size in shape)
+
+
 def kind_of(value: Any) -> Kind | None:
     """The kind of a number, run-time or not; None for anything else."""
     if isinstance(value, Sym):
         return value.kind
+    if is_free(value):
+        return "int" if isinstance(value, torch.SymInt) else "float"
     if isinstance(value, bool):
         return "bool"
     return "int" if isinstance(value, int) else "float" if isinstance(value, float) else None
@@ -35,6 +47,8 @@ def tensor_of(value: Any, kind: Kind) -> Tensor:
     """
     if isinstance(value, Sym):
         return value.flat if value.kind == kind else value.flat.to(DTYPES[kind])
+    if is_free(value):
+        return torch.full((1,), value, dtype=DTYPES[kind])
     return torch.tensor([value], dtype=DTYPES[kind])
 
 

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pliant.flow.errors import Final
+from pliant.flow.errors import Final, Undecided
 from pliant.flow.live import Code, Item, Liveness
-from pliant.flow.scalar import Kind, Sym
+from pliant.flow.scalar import Kind, Sym, hashable, is_free, kind_of
 from pliant.flow.source import Function
 
 _PLAIN = (str, bytes, bool, type(None), type, torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format,
@@ -66,11 +66,18 @@ class SymRange:
     Args:
         at, stop: run-time or plain integers.
         step: a plain integer.
+        sure: whether there is a next number for certain.
+        start: where a range over a free length began.
     """
 
     at: Any
     stop: Any
     step: int
+    sure: bool = False
+    start: Any = None
+
+    def __iter__(self) -> Any:
+        raise Undecided("Python goes through a range that ends at a run-time number", "use a `for` statement", "loop")
 
 
 @dataclass
@@ -102,6 +109,13 @@ class NumberSlot:
     """A number in a pattern."""
 
     index: int
+
+
+@dataclass(frozen=True, eq=False)
+class Free:
+    """A number, a slice or a `torch.Size` with free sizes in it."""
+
+    value: Any
 
 
 @dataclass(frozen=True)
@@ -251,9 +265,17 @@ class _Walk:
             if value.kind == "bool":
                 return self._slot(value, value.tensor, ("symbol", "bool"), path)
             return self._number(value, value.kind, path)
+        if isinstance(value, torch.Size | slice) and any(map(is_free, _ends(value))):
+            self.tokens.append((type(value).__name__, hashable(_ends(value))))
+            return Free(value)
         if isinstance(value, _PLAIN):
             self.tokens.append((type(value).__name__, str(value) if isinstance(value, slice) else value))
             return value
+        if is_free(value):
+            if self.fixed:
+                self.tokens.append((type(value).__name__, str(value)))
+                return Free(value)
+            return self._number(value, kind_of(value) or "int", path)
         if isinstance(value, int | float) and type(value) in (int, float):
             if self.fixed:
                 self.tokens.append((type(value).__name__, repr(value)))
@@ -269,7 +291,7 @@ class _Walk:
             self.held.append(value)
             self.tokens.append(("constant", id(value)))
             return value
-        return self._slot(value, value, ("tensor", value.dtype, tuple(value.shape), value.requires_grad), path)
+        return self._slot(value, value, ("tensor", value.dtype, hashable(value.shape), value.requires_grad), path)
 
     def _slot(self, value: Any, tensor: Tensor, token: Any, path: str) -> Any:
         known = self.slots.get(id(value))
@@ -420,13 +442,16 @@ def _mapping(value: dict[Any, Any]) -> Parts:
     return keys, list(value.values()), make, fill
 
 
-def thaw(pattern: Pattern, tensors: Sequence[Any], numbers: Sequence[Any]) -> list[Frame]:
+def thaw(
+    pattern: Pattern, tensors: Sequence[Any], numbers: Sequence[Any], size: Callable[[Any], Any] = lambda size: size
+) -> list[Frame]:
     """New frames of a pattern.
 
     Args:
         pattern: the pattern.
         tensors: one per slot.
         numbers: one per number slot, plain or `Sym`.
+        size: gives a free size its value.
     """
     known: dict[int, Any] = {}
 
@@ -437,6 +462,9 @@ def thaw(pattern: Pattern, tensors: Sequence[Any], numbers: Sequence[Any]) -> li
             return Sym(tensors[part.index], "bool")
         if isinstance(part, NumberSlot):
             return numbers[part.index]
+        if isinstance(part, Free):
+            kind = type(part.value)
+            return kind(*map(size, _ends(part.value))) if kind is slice else _sized(part.value, size)
         if isinstance(part, Ref):
             return known[part.index]
         if not isinstance(part, Made):
@@ -452,6 +480,14 @@ def thaw(pattern: Pattern, tensors: Sequence[Any], numbers: Sequence[Any]) -> li
         return result
 
     return [Frame(function, build(env), list(items), target) for function, env, items, target in pattern.template]
+
+
+def _ends(value: Any) -> tuple[Any, ...]:
+    return (value.start, value.stop, value.step) if isinstance(value, slice) else tuple(value)
+
+
+def _sized(value: Any, size: Callable[[Any], Any]) -> Any:
+    return torch.Size(list(map(size, value))) if isinstance(value, torch.Size) else size(value)
 
 
 def reordered(pattern: Pattern, tensors: Sequence[Tensor]) -> None:

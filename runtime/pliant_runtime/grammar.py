@@ -1,8 +1,9 @@
 """The program of an artifact, version 1: what may be in it, checked by hand before anything runs.
 
     program   := {format, version, name, sha256, signature, quality, conditions, entries, states, tensors, files, ...}
-    signature := {inputs: [value], outputs: [value], call, preprocessing, classes, task}
-    value     := {name, dtype, shape: [int | "N" | "?"]}           "N" is the batch, "?" depends on it in another way
+    signature := {inputs: [value], outputs: [value], call, preprocessing, classes, task, lengths}
+    value     := {name, dtype, shape: [int | "N" | length | "?"]}  "N" is the batch, "?" depends on these in another way
+    lengths   := {length: [least, most]}                           sizes of inputs that are free; older files have none
     entry     := {config: {knob: int | bool}, measured: {name: number}, start_state, check: check | null}
     check     := {inputs: [tensor], outputs: [tensor], tolerance}  random rows and what the trained network answered
     state     := {graph, inputs: [[parameter, name]], outputs: [name], initializers: [slice], max_threads, next}
@@ -14,7 +15,8 @@
 
 A sub-network is a program of one state. A network that decides is one of many: its states have `params`, see
 `pliant_runtime.states`, its program `steps` (how many states one row may visit), and shapes without "N" where its
-inputs have no rows. `layout` (see `pliant_runtime.layout`) says how weights are shared; older files have none.
+inputs have no rows. Where lengths are free, `sizes` lists the names of further sizes that follow from them. `layout`
+(see `pliant_runtime.layout`) says how weights are shared; older files have none.
 """
 
 import hashlib
@@ -28,6 +30,11 @@ import numpy as np
 
 from pliant_runtime.jsonish import Node, parse
 from pliant_runtime.layout import Layout, is_like, like, read_layout, read_on
+from pliant_runtime.signature import DTYPES as DTYPES
+from pliant_runtime.signature import Preprocessing as Preprocessing
+from pliant_runtime.signature import Signature as Signature
+from pliant_runtime.signature import Value as Value
+from pliant_runtime.signature import read_signature
 from pliant_runtime.states import Step, read_step
 
 FORMAT = "pliant-artifact"
@@ -35,50 +42,10 @@ VERSION = 1
 PROGRAM = "program.json"
 WEIGHTS = "weights.bin"
 ALIGNMENT = 64
-DTYPES = ("float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "bool")
-TASKS = ("classify", "regress", "next_token", "dense")
-LAYOUTS = ("NHW", "NHWC", "NCHW", "NF", "NT", "N*")
-_CALLS = ("tensor", "tuple", "dict")
 _MEMBERS = ("format", "version", "name", "sha256", "signature", "quality", "conditions", "entries", "states", "tensors",
             "files")  # fmt: skip
 
 Runs = tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True)
-class Value:
-    """A tensor that goes in or comes out; a dimension "N" is the batch, "?" depends on it in another way."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """From raw samples to the network's input: arrange axes, divide by `scale`, subtract `mean`, divide by `std`.
-
-    `dtype`, `layout` and `shape` (of one sample) are those of the raw samples; `mean` and `std` run along axis 1.
-    """
-
-    dtype: str
-    layout: str
-    shape: tuple[int, ...]
-    scale: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Signature:
-    """Inputs and outputs, `call` (how inputs are given: tensor, tuple or dict), preprocessing, class names and task."""
-
-    inputs: tuple[Value, ...]
-    outputs: tuple[Value, ...]
-    call: str
-    preprocessing: Preprocessing | None
-    classes: tuple[str, ...]
-    task: str | None
 
 
 @dataclass(frozen=True)
@@ -189,21 +156,22 @@ def read_program(content: bytes, file: str = PROGRAM) -> Program:
     root = parse(content, file)
     if isinstance(root.value, dict) and root.value.get("format") == FORMAT and root.value.get("version") != VERSION:
         root.fail(f"is of version {root.value.get('version')!r}; this runtime reads version {VERSION}")
-    parts = root.object(need=_MEMBERS, may=("steps", "layout"))
+    parts = root.object(need=_MEMBERS, may=("steps", "layout", "sizes"))
     steps = parts["steps"].integer(1, 1 << 40) if "steps" in parts else 1
     parts["format"].choice((FORMAT,))
     parts["version"].integer(VERSION, VERSION)
     digest = parts["sha256"].hash()
     if digest_of(root.value) != digest:
         parts["sha256"].fail("does not fit the content: the program was changed after it was written")
+    signature = read_signature(parts["signature"], fixed="steps" in parts)
     return Program(
         name=parts["name"].text(200),
         digest=digest,
-        signature=_signature(parts["signature"], fixed="steps" in parts),
+        signature=signature,
         quality=None if parts["quality"].value is None else _quality(parts["quality"]),
         conditions={name: _condition(item) for name, item in parts["conditions"].mapping(100).items()},
         entries=tuple(parts["entries"].list(_entry, least=1, most=100_000)),
-        states=_states(parts["states"]),
+        states=_states(parts["states"], _free(parts, signature)),
         tensors=_tensors(parts["tensors"]),
         files={_plain(name, item): _file(item) for name, item in parts["files"].mapping(100_000).items()},
         steps=steps,
@@ -215,55 +183,16 @@ def _plain(name: str, item: Node) -> str:
     return Node(name, f"{item.place} (its name)", item.file).file_name()
 
 
-def _dimension(node: Node) -> int | str:
-    return node.choice(("N", "?")) if isinstance(node.value, str) else node.integer(0, 1 << 40)
-
-
-def _value(node: Node) -> Value:
-    parts = node.object(need=("name", "dtype", "shape"))
-    shape = tuple(parts["shape"].list(_dimension, most=16))
-    return Value(parts["name"].text(200), parts["dtype"].choice(DTYPES), shape)
-
-
-def _signature(node: Node, *, fixed: bool) -> Signature:
-    parts = node.object(need=("inputs", "outputs", "call", "preprocessing", "classes", "task"))
-    inputs = tuple(parts["inputs"].list(_value, least=1, most=1000))
-    outputs = tuple(parts["outputs"].list(_value, most=10_000))
-    for name, values in (("inputs", inputs), ("outputs", outputs)):
-        if len({value.name for value in values}) != len(values):
-            parts[name].fail("names a tensor twice")
-    rows = [bool(value.shape) and value.shape[0] == "N" for value in inputs]
-    if not all(rows) and not (fixed and not any(rows)):
-        parts["inputs"].fail('must have the batch "N" as axis 0')
-    call = parts["call"].choice(_CALLS)
-    if call == "tensor" and len(inputs) != 1:
-        parts["call"].fail(f"is 'tensor', but there are {len(inputs)} inputs")
-    preprocessing = None
-    if parts["preprocessing"].value is not None:
-        preprocessing = _preprocessing(parts["preprocessing"])
-        if len(inputs) != 1:
-            parts["preprocessing"].fail("needs a network with one input")
-    task = None if parts["task"].value is None else parts["task"].choice(TASKS)
-    classes = tuple(parts["classes"].list(lambda item: item.text(1000)))
-    return Signature(inputs, outputs, call, preprocessing, classes, task)
-
-
-def _preprocessing(node: Node) -> Preprocessing:
-    parts = node.object(need=("dtype", "layout", "shape", "scale", "mean", "std"))
-    layout = parts["layout"].choice(LAYOUTS)
-    shape = tuple(parts["shape"].list(lambda item: item.integer(0, 1 << 40), most=16))
-    axes = {"NHW": 2, "NHWC": 3, "NCHW": 3, "NF": 1}.get(layout, len(shape))
-    if len(shape) != axes:
-        parts["shape"].fail(f"must have {axes} axes for layout {layout}, got {len(shape)}")
-    scale = parts["scale"].number()
-    mean = tuple(parts["mean"].list(Node.number))
-    std = tuple(parts["std"].list(Node.number))
-    if scale == 0 or 0 in std:
-        node.fail("divides by zero")
-    channels = {"NHW": 1, "NHWC": shape[-1] if shape else 0}.get(layout, shape[0] if shape else 0)
-    if len(mean) != len(std) or (mean and len(mean) != channels):
-        parts["mean"].fail(f"and std must both be empty or have {channels} numbers, got {len(mean)} and {len(std)}")
-    return Preprocessing(parts["dtype"].choice(DTYPES), layout, shape, scale, mean, std)
+def _free(parts: Mapping[str, Node], signature: Signature) -> tuple[str, ...]:
+    """The names of free sizes: lengths, and what follows from them."""
+    if "sizes" not in parts:
+        return tuple(signature.lengths)
+    names = parts["sizes"].list(lambda item: item.text(200), most=10_000)
+    if not signature.lengths or "steps" not in parts:
+        parts["sizes"].fail("follow from no length")
+    if len({*names, *signature.lengths}) != len(names) + len(signature.lengths):
+        parts["sizes"].fail("name a size twice")
+    return (*signature.lengths, *names)
 
 
 def _quality(node: Node) -> Quality:
@@ -297,13 +226,17 @@ def _knob(node: Node) -> int | bool:
     return node.value if isinstance(node.value, bool) else node.integer(-(1 << 62))
 
 
-def _states(node: Node) -> tuple[State, ...]:
+def _states(node: Node, free: tuple[str, ...]) -> tuple[State, ...]:
     found: list[State] = []
-    node.list(lambda item: found.append(like(item, found) if is_like(item) else _state(item)), least=1, most=100_000)
+
+    def read(item: Node) -> None:
+        found.append(like(item, found) if is_like(item) else _state(item, free))
+
+    node.list(read, least=1, most=100_000)
     return tuple(found)
 
 
-def _state(node: Node) -> State:
+def _state(node: Node, free: tuple[str, ...]) -> State:
     deciding = isinstance(node.value, dict) and "params" in node.value
     extra = ("params", "made", "at", "rows") if deciding else ()
     need = ("graph", "inputs", "outputs", "initializers", "max_threads", "next", *extra)
@@ -314,7 +247,7 @@ def _state(node: Node) -> State:
         parts["initializers"].fail("names a weight twice")
     step, returns = None, Node({}, "", node.file)
     if deciding:
-        step = read_step(parts, DTYPES, _initializer)
+        step = read_step(parts, DTYPES, _initializer, free)
         if parts["graph"].value is None and outputs:
             parts["outputs"].fail("come from no graph")
     else:

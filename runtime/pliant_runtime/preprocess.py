@@ -26,29 +26,41 @@ def arrays_of(inputs: Any, signature: Signature, *, preprocessed: bool) -> list[
     """
     values = signature.inputs
     plain = signature.call == "tensor" and (preprocessed or signature.preprocessing is None)
-    if plain and type(inputs) is np.ndarray and _is_ready(inputs, values[0]):
+    if plain and type(inputs) is np.ndarray and _is_ready(inputs, values[0], signature.lengths):
         return [inputs]  # soon: a small network takes microseconds itself
     given = _in_order(inputs, signature)
     if signature.preprocessing is not None and not preprocessed:
         return [_prepare(given[0], signature.preprocessing, values[0])]
     arrays = [_as_array(item, value.name, value.dtype) for item, value in zip(given, values, strict=True)]
-    rows: dict[int, str] = {}
     for array, value in zip(arrays, values, strict=True):
-        _check_shape(array, value)
-        if value.shape[:1] == ("N",):
-            rows.setdefault(len(array), value.name)
-    if len(rows) > 1:
-        raise ValueError(f"inputs differ in rows: {', '.join(f'{name} has {count}' for count, name in rows.items())}")
+        _check_shape(array, value, signature.lengths)
+    for size in ("N", *signature.lengths) if len(arrays) > 1 else ():
+        _check_agreed(arrays, values, size)
     return arrays
+
+
+def _check_agreed(arrays: list[Array], values: tuple[Value, ...], size: str) -> None:
+    """Inputs have as many rows, and are as long, as each other where they have to be."""
+    found: dict[int, str] = {}
+    for array, value in zip(arrays, values, strict=True):
+        for got, wanted in zip(array.shape, value.shape, strict=True):
+            if wanted == size:
+                found.setdefault(got, value.name)
+    if len(found) > 1:
+        what = "rows" if size == "N" else f"the length {size}"
+        raise ValueError(f"inputs differ in {what}: {', '.join(f'{name} has {n}' for n, name in found.items())}")
 
 
 _dtype = cache(np.dtype)
 
 
-def _is_ready(array: Array, value: Value) -> bool:
+def _is_ready(array: Array, value: Value, lengths: Mapping[str, tuple[int, int]]) -> bool:
     """Whether an array is what a graph takes, as it is."""
     shape, wanted = array.shape, value.shape
-    fits = shape == wanted or (len(shape) == len(wanted) > 0 and shape[1:] == wanted[1:] and wanted[0] == "N")
+    if lengths:
+        fits = _fits(shape, wanted, lengths)
+    else:
+        fits = shape == wanted or (len(shape) == len(wanted) > 0 and shape[1:] == wanted[1:] and wanted[0] == "N")
     return fits and array.dtype == _dtype(value.dtype) and array.flags.c_contiguous
 
 
@@ -90,12 +102,31 @@ def _as_array(item: Any, name: str, dtype: str) -> Array:
     return np.ascontiguousarray(array)
 
 
-def _check_shape(array: Array, value: Value) -> None:
-    fits = array.ndim == len(value.shape) and all(
-        wanted in ("N", got) for wanted, got in zip(value.shape, array.shape, strict=True)
-    )
-    if not fits:
-        raise ValueError(f"input {value.name!r} takes the shape {_shape(value.shape)}, got {_shape(array.shape)}")
+def _fits(shape: tuple[int, ...], wanted: tuple[int | str, ...], lengths: Mapping[str, tuple[int, int]]) -> bool:
+    """Whether an array's shape is one of those that the signature allows; a length that occurs twice is the same."""
+    if len(shape) != len(wanted):
+        return False
+    known: dict[str, int] = {}
+    for got, size in zip(shape, wanted, strict=True):
+        if isinstance(size, int):
+            if got != size:
+                return False
+        elif size in lengths:
+            least, most = lengths[size]
+            if not least <= got <= most or known.setdefault(size, got) != got:
+                return False
+        elif size != "N":
+            return False
+    return True
+
+
+def _check_shape(array: Array, value: Value, lengths: Mapping[str, tuple[int, int]]) -> None:
+    if not _fits(array.shape, value.shape, lengths):
+        used = {name: span for name, span in lengths.items() if name in value.shape}
+        spans = [f"{name} goes from {least} to {most}" for name, (least, most) in used.items()]
+        where = f" ({', '.join(spans)})" if spans else ""
+        wanted = f"{_shape(value.shape)}{where}"
+        raise ValueError(f"input {value.name!r} takes the shape {wanted}, got {_shape(array.shape)}")
 
 
 def _shape(shape: tuple[Any, ...]) -> str:
@@ -116,7 +147,7 @@ def _prepare(item: Any, info: Preprocessing, value: Value) -> Array:
     if info.layout != "NT":
         raw = apply(raw, info)
     prepared = np.ascontiguousarray(raw.astype(value.dtype, copy=False))
-    _check_shape(prepared, value)
+    _check_shape(prepared, value, {})
     return prepared
 
 

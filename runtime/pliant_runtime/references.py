@@ -101,8 +101,10 @@ def _check_check(check: Check, program: Program, place: Node, *, decides: bool) 
         for name in names:
             if name not in program.tensors:
                 place.fail(f"checks with the tensor {name!r}, which is not stored")
+    lengths = program.signature.lengths
     for name, value in zip(check.inputs, program.signature.inputs, strict=True) if decides else ():
         stored = program.tensors[name]
-        fits = [size in (wanted, "N") for size, wanted in zip(value.shape, stored.shape, strict=False)]
+        fits = [size in (wanted, "N") or (size in lengths and lengths[str(size)][0] <= wanted <= lengths[str(size)][1])
+                for size, wanted in zip(value.shape, stored.shape, strict=False)]  # fmt: skip
         if stored.dtype != value.dtype or len(stored.shape) != len(value.shape) or not all(fits):
             place.fail(f"checks with {stored.dtype}{list(stored.shape)} for {value.name!r}")

@@ -80,7 +80,7 @@ class Batch:
         session: Any = block.run
         made: list[list[Array]] = []
         for row in range(count):
-            feeds = {name: np.ascontiguousarray(values[place][row]).reshape(step.params[place].shape)
+            feeds = {name: np.ascontiguousarray(values[place][row]).reshape(values[place].shape[1:])
                      for place, name in state.inputs}  # fmt: skip
             made.append([np.asarray(output) for output in session(block.names, feeds, None)])
         return [np.stack(column) for column in zip(*made, strict=True)]
@@ -168,10 +168,10 @@ def _together(groups: list[tuple[Array, list[Array]]]) -> tuple[Array, list[Arra
 
 
 def _rows_of(array: Array, kind: Kind, count: int) -> Array:
-    if array.shape == (count, *kind.shape):
+    if array.shape[:1] == (count,) and kind.fits(array.shape[1:]):
         return array
-    if array.shape == kind.shape:  # the same for every row
-        return np.broadcast_to(array, (count, *kind.shape))
+    if kind.fits(array.shape):  # the same for every row
+        return np.broadcast_to(array, (count, *array.shape))
     raise ArtifactError(PROGRAM, f"a graph for many rows gives {list(array.shape)}, not {[count, *kind.shape]}")
 
 

@@ -1,7 +1,8 @@
 """States of programs that decide: the part of the grammar that networks with data-dependent ways need.
 
     state   := {graph | null, inputs, outputs, initializers, max_threads, next, at, params, made, rows}
-    params  := [[dtype, shape]]              what the state is given, shapes for one row
+    params  := [[dtype, shape]]              what the state is given, shapes for one row; a size may be one of the
+                                             program's `lengths` or `sizes`, equal names are equal sizes
     made    := [[dtype, shape]]              what its graph puts out
     next    := {if: ref, then: edge, else: edge} | {switch: ref, cases: [[integer, edge]]}
              | {return: struct} | {raise: {type, message}}
@@ -27,10 +28,15 @@ _MOST = 10_000
 
 @dataclass(frozen=True)
 class Kind:
-    """Dtype and shape of a tensor, for one row."""
+    """Dtype and shape of a tensor, for one row; free sizes have a name."""
 
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[int | str, ...]
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor's shape is of this kind."""
+        pairs = zip(self.shape, shape, strict=False)
+        return len(shape) == len(self.shape) and all(isinstance(mine, str) or mine == its for mine, its in pairs)
 
 
 @dataclass(frozen=True)
@@ -99,16 +105,21 @@ class Step:
     rows: Rows
 
 
-def read_step(parts: Mapping[str, Node], dtypes: tuple[str, ...], initializer: Callable[[Node], Any]) -> Step:
-    """The members of a state that only programs that decide have.
+def read_step(
+    parts: Mapping[str, Node], dtypes: tuple[str, ...], initializer: Callable[[Node], Any], free: tuple[str, ...] = ()
+) -> Step:
+    """The members of a state that only programs that decide have; `free` are the names of free sizes.
 
     Raises:
         ArtifactError: anything that is not as the grammar says.
     """
 
+    def size(node: Node) -> int | str:
+        return node.choice(free) if free and isinstance(node.value, str) else node.integer(0, 1 << 40)
+
     def kind(node: Node) -> Kind:
         dtype, shape = node.list(lambda item: item, least=2, most=2)
-        return Kind(dtype.choice(dtypes), tuple(shape.list(lambda item: item.integer(0, 1 << 40), most=16)))
+        return Kind(dtype.choice(dtypes), tuple(shape.list(size, most=16)))
 
     params = tuple(parts["params"].list(kind, most=_MOST))
     made = tuple(parts["made"].list(kind, most=_MOST))

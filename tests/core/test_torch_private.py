@@ -9,10 +9,13 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pliant.core._torch_private import (
+    always_true,
     backward_pass,
     compiled_call,
     compiled_from,
+    expression_of,
     fake_mode,
+    free_sizes,
     is_fake,
     is_overload,
     memory_of,
@@ -157,3 +160,20 @@ def test_tracing_can_be_suspended() -> None:
 
     torch.jit.trace(traced, torch.ones(3))  # type: ignore[no-untyped-call]
     assert type(sizes[0]) is int
+
+
+def test_sizes_can_be_symbols_and_what_is_taken_for_granted_is_noted() -> None:
+    facts: list[str] = []
+    mode, symbols = free_sizes({"L": 12}, lambda fact: facts.append(str(fact)))
+    size = symbols["L"]
+    with mode:
+        flat = torch.empty(1, size, 4).flatten()
+    assert str(expression_of(flat.shape[0])) == f"4*{size}"
+    assert always_true(size > 1)
+    assert not always_true(size > 5)
+    assert not facts
+    assert size > 5
+    assert facts == [f"{size} > 5"]
+    name = str(size)
+    assert int(size) == 12
+    assert facts[1:] == [f"Eq({name}, 12)"]
