@@ -128,11 +128,28 @@ def _compile(
     where: Annotated[list[str] | None, typer.Option(help="A bound such as 'latency_ms<=2'. Repeatable.")] = None,
     pick: Annotated[int | None, typer.Option(help="Only this many points, spread over the front.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace an artifact that is there.")] = False,
+    layout: Annotated[str, typer.Option(help="How weights are shared: auto (measured), slices or shells.")] = "auto",
 ) -> Json:
     """Make one folder that runs without torch."""
     from pliant.cli.commands import compile_run as command
 
-    return command(run, out, best=best, where=where or [], pick=pick, replace=replace)
+    return command(run, out, best=best, where=where or [], pick=pick, replace=replace, layout=layout)
+
+
+@app.command("probes", epilog=EPILOG)
+def _probes(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or a folder that Elastic.save wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for the probes; take it to the other machine.")],
+    operators: Annotated[int, typer.Option(help="Most single operators.")] = 120,
+    networks: Annotated[int, typer.Option(help="Sub-networks to learn from.")] = 60,
+    checks: Annotated[int, typer.Option(help="Sub-networks to state the error with.")] = 30,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace probes that are there.")] = False,
+    seed: Seed = 0,
+) -> Json:
+    """Small graphs that tell another machine's speed."""
+    from pliant.cli.probes import probes as command
+
+    return command(run, out, operators=operators, networks=networks, checks=checks, replace=replace, seed=seed)
 
 
 Promise = Annotated[float, typer.Option(help="Milliseconds from a request's arrival to its answer.")]

@@ -296,17 +296,27 @@ def choose(front: "Front", *, best: str | None, where: Sequence[str], pick: int 
 
 
 def compile_run(
-    run: Path, out: Path, *, best: str | None, where: Sequence[str], pick: int | None, replace: bool
+    run: Path,
+    out: Path,
+    *,
+    best: str | None,
+    where: Sequence[str],
+    pick: int | None,
+    replace: bool,
+    layout: str = "auto",
 ) -> Json:
-    """Writes the artifact of the chosen points."""
+    """Writes the artifact of the chosen points, their weights shared as `layout` of `pliant.compile` says."""
     import pliant
+    from pliant.deploy.layout import CHOICES
 
+    if layout not in CHOICES:
+        raise ValueError(f"--layout is one of {', '.join(CHOICES)}, got {layout!r}")
     if out.exists() and not replace:
         raise PliantError("exists already", where=str(out), fix="choose another --out or give --replace")
     net, dataset, _ = open_run(run)
     chosen = choose(load_front(run, net), best=best, where=where, pick=pick)
     say(front_table(chosen, net.space))
-    path = pliant.compile(net, out, configs=chosen, data=dataset, replace=replace)
+    path = pliant.compile(net, out, configs=chosen, data=dataset, replace=replace, layout=layout)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     say(f"{path}: {len(chosen)} sub-networks, {size / 1e6:.2f} MB; load it with pliant_runtime.load({str(path)!r})")
     return {"artifact": str(path), "bytes": size, "configs": [dict(point.config) for point in chosen]}

@@ -61,13 +61,19 @@ def every(space: Space) -> Codes:
     if not space.conditional:
         return np.indices(tuple(counts)).reshape(len(counts), space.size).T.astype(np.int64)
     rows = np.zeros((1, len(counts)), dtype=np.int64)
-    for number, count in enumerate(counts):
-        there = _there(space, rows, number)
-        times = np.where(there, count, 1)
-        first = np.repeat(np.cumsum(times) - times, times)
-        choice = np.where(np.repeat(there, times), np.arange(len(first)) - first, -1)
-        rows = np.repeat(rows, times, axis=0)
-        rows[:, number] = choice
+    for number in range(len(counts)):
+        rows = extended(space, rows, number)
+    return rows
+
+
+def extended(space: Space, rows: Codes, number: int) -> Codes:
+    """Each row once for every choice of the knob `number` that it may have; knobs before it must be settled."""
+    there = _there(space, rows, number)
+    times = np.where(there, len(space.knobs[number].choices), 1)
+    first = np.repeat(np.cumsum(times) - times, times)
+    choice = np.where(np.repeat(there, times), np.arange(len(first)) - first, -1)
+    rows = np.repeat(rows, times, axis=0)
+    rows[:, number] = choice
     return rows
 
 
@@ -85,13 +91,18 @@ def draw(space: Space, n: int, rng: np.random.Generator) -> Codes:
     Each row first draws how large it wants to be, then every ordered knob around that; the others are drawn evenly.
     Independent knobs would crowd in the middle: the cost of a network is a sum over many of them.
     """
+    return settle(space, spread(space, n, rng), rng)
+
+
+def spread(space: Space, n: int, rng: np.random.Generator) -> Codes:
+    """`draw` as if every knob were always there."""
     counts = counts_of(space)
     share = rng.random((n, 1))
     rows = np.asarray(rng.binomial(counts - 1, np.broadcast_to(share, (n, len(counts)))), dtype=np.int64)
     names = np.flatnonzero([not knob.ordered for knob in space])
     if len(names):
         rows[:, names] = rng.integers(0, counts[names], (n, len(names)))
-    return settle(space, rows, rng)
+    return rows
 
 
 def uniform(space: Space, n: int, rng: np.random.Generator) -> Codes:

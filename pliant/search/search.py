@@ -227,16 +227,17 @@ class _Faraway(OnRay):
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
-        super().__init__(partial(_elsewhere, meter.on(None)))
+        net = type(meter.context.net)
+        by_files = [net] if hasattr(net, "save") and hasattr(net, "load") else []  # a traced graph cannot be pickled
+        super().__init__(partial(_elsewhere, meter.on(None)), by_files=by_files)
 
     def submit(self, number: int, job: Job) -> None:
         super().submit(number, {**job, "known": self._meter.known(Config(job["config"]))})
 
-    def take(self, number: int) -> dict[str, Any]:
-        outcome = super().take(number)
-        for about, value in outcome.pop("new", ()):
+    def arrived(self, outcome: dict[str, Any]) -> dict[str, Any]:
+        for about, value in outcome.get("new", ()):
             self._meter.base.put(about, value)
-        return outcome
+        return {key: value for key, value in outcome.items() if key != "new"}
 
 
 def _elsewhere(meter: Meter) -> Work:

@@ -3,9 +3,11 @@
 import multiprocessing
 import os
 import signal
+import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -180,28 +182,34 @@ class Processes:
 class OnRay:
     """A Ray cluster: the one this process is connected to, else one on this machine.
 
-    Ray sends jobs elsewhere when a worker or its machine is lost.
+    Ray sends jobs elsewhere when a worker or its machine is lost. What is done is fetched as soon as it is, not when it
+    is asked for, so that little is lost with this process.
 
     Args:
-        start: makes what does the work; it travels to the machines.
+        start: makes what does the work; it travels to the machines, once.
+        by_files: classes of which an object travels as what its `save` writes, because it cannot be pickled.
 
     Raises:
         PliantError: Ray is not installed.
     """
 
-    def __init__(self, start: Callable[[], Work]) -> None:
+    def __init__(self, start: Callable[[], Work], *, by_files: Sequence[type] = ()) -> None:
         try:
             import ray
+            import ray.util.serialization
         except ImportError as error:
             raise PliantError("searching on Ray needs Ray", fix='pip install "pliant[scale]"') from error
         self._ray = ray
         self._ours = not ray.is_initialized()
         if self._ours:
-            ray.init(log_to_driver=False)
+            ray.init(log_to_driver=False, include_dashboard=False)
+        for kind in by_files:
+            ray.util.serialization.register_serializer(kind, serializer=_packed, deserializer=_unpacked)
         self.count = max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._start = ray.put(start)
         self._run = ray.remote(_on_ray).options(num_cpus=1, max_retries=DEATHS - 1)
         self._jobs: dict[int, tuple[Any, Job]] = {}
+        self._done: dict[int, dict[str, Any]] = {}
 
     def submit(self, number: int, job: Job) -> None:
         """See `Pool`."""
@@ -209,12 +217,23 @@ class OnRay:
 
     def take(self, number: int) -> dict[str, Any]:
         """See `Pool`."""
+        while number not in self._done:
+            numbers = {reference: each for each, (reference, _) in self._jobs.items()}
+            for reference in self._ray.wait(list(numbers), num_returns=1)[0]:
+                self._done[numbers[reference]] = self.arrived(self._fetched(numbers[reference]))
+        return self._done.pop(number)
+
+    def arrived(self, outcome: dict[str, Any]) -> dict[str, Any]:
+        """What to keep of an outcome, called once for each, in the order in which they are done."""
+        return outcome
+
+    def _fetched(self, number: int) -> dict[str, Any]:
         reference, job = self._jobs.pop(number)
         try:
             outcome: dict[str, Any] = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            problem = f"Ray lost this sub-network {DEATHS} times ({type(error).__name__})"
-            return {**job["failed"], "problem": problem}
+            told = (str(error).splitlines() or [""])[0]
+            return {**job["failed"], "problem": f"Ray lost this sub-network ({type(error).__name__}: {told})"}
         return outcome
 
     def close(self) -> None:
@@ -228,3 +247,19 @@ class OnRay:
 def _on_ray(start: Callable[[], Work], job: Job) -> dict[str, Any]:
     torch.set_num_threads(1)
     return start()(job)
+
+
+def _packed(saved: Any) -> tuple[type, dict[str, bytes]]:
+    """What the `save` of an object writes into a folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        saved.save(Path(folder) / "saved")
+        files = {path.name: path.read_bytes() for path in (Path(folder) / "saved").iterdir()}
+    return type(saved), files
+
+
+def _unpacked(sent: tuple[Any, dict[str, bytes]]) -> Any:
+    kind, files = sent
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        return kind.load(folder)

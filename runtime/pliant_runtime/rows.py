@@ -98,22 +98,26 @@ class Batch:
         ref = following.ref
         side = values[ref.index + len(step.params) if ref.made else ref.index].reshape(len(rows))
         keys = following.keys if following.kind == "switch" else (0, 1)
-        if following.kind == "switch" and not np.isin(side[alive], keys).all():
-            raise IndexError(f"an index is none of {sorted(keys)}")
+        codes, left = side.astype(np.int64), int(np.count_nonzero(alive))
+        if left < len(rows):
+            codes[~alive] = min(keys) - 1  # the way of none
         for key, edge in zip(keys, following.edges, strict=True):
-            here = alive & (side.astype(np.int64) == key)
-            taken = int(here.sum())
+            here = codes == key
+            taken = int(np.count_nonzero(here))
             if not taken:
                 continue
+            left -= taken
             given = [_argument(edge, place, values, step, len(rows)) for place in range(len(edge.args))]
             if taken == len(rows):
                 group = (rows, given)
             elif taken >= STAY * len(rows):
                 group = (np.where(here, rows, -1), given)
             else:
-                chosen = np.flatnonzero(here)
+                chosen = here.nonzero()[0]
                 group = (rows[chosen], [array[chosen] for array in given])
             waiting.setdefault(edge.state, []).append(group)
+        if left:
+            raise IndexError(f"an index is none of {sorted(keys)}")
 
     # -- what comes back -----------------------------------------------------------------------------------------------
 

@@ -106,6 +106,19 @@ def test_compile_and_run_without_torch(run: Path, tmp_path: Path, capsys: pytest
     assert len(answer(capsys, ["compile", str(run), "--out", str(out), "--pick", "2", "--replace"])["configs"]) <= 2
 
 
+def test_compile_shares_weights_as_asked(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pliant_runtime import load
+
+    forms = {}
+    for layout in ("slices", "shells"):
+        out = tmp_path / layout
+        answer(capsys, ["compile", str(run), "--out", str(out), "--layout", layout])
+        family = load(out)
+        forms[layout] = family.program.layout.form
+        assert family.run(np.zeros((3, 1, 8, 8), np.float32), preprocessed=True).shape == (3, 10)
+    assert forms == {"slices": "slices", "shells": "shells"}
+
+
 def test_report_reads_the_test_split_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(capsys, ["report", str(run)])
     text = Path(found["report"]).read_text()
@@ -169,6 +182,7 @@ def test_methods_lists_facts(capsys: pytest.CaptureFixture[str]) -> None:
         (["compile", "{run}", "--out", "{new}", "--where", "latency_ms<=1"], "no objective 'latency_ms'"),
         (["compile", "{run}", "--out", "{new}", "--pick", "0"], "at least one point"),
         (["compile", "{run}", "--out", "{new}", "--pick", "1", "--best", "accuracy"], "--best or --pick"),
+        (["compile", "{run}", "--out", "{new}", "--layout", "rows"], "--layout is one of auto, slices, shells"),
         (["report", "{new}"], "no run folder"),
         (["nosuchcommand"], "nosuchcommand"),
         (["look", "mlp", "--nosuchoption"], "nosuchoption"),

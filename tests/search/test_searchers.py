@@ -25,7 +25,6 @@ from pliant.search import (
 )
 from pliant.search import codes as c
 from pliant.search.pareto import crowding, hypervolume, ranks
-from pliant.search.searchers.mcts import _path
 
 CELL = Space([Knob("op", ("conv", "pool", "skip")), Knob("kernel", (3, 5, 7), when={"op": "conv"})])
 NET = Space(
@@ -161,19 +160,6 @@ def test_informed_searchers_beat_chance() -> None:
     assert np.median([best(Smbo(trees=10, pool=64), seed) for seed in seeds[:3]]) < chance
 
 
-def test_the_tree_is_searched_where_rewards_are() -> None:
-    space = Space([Knob.integers(name, (0, 31)) for name in "abc"])
-    near = {}
-    for proposer in (Mcts(), Random()):
-        loop = AskTell(proposer, space, objectives=1)
-        for _ in range(120):
-            config = loop.ask()
-            loop.tell(config, [float(abs(config["a"] - 5) + abs(config["b"] - 27) + abs(config["c"] - 12))])
-        asked = [row[0]["a"] for row in loop.save()["asked"]]
-        near[type(proposer).__name__] = sum(value < 16 for value in asked[60:])
-    assert near["Mcts"] > 40 > near["Random"]
-
-
 def test_failures_count_as_the_worst_and_what_is_not_known_as_average() -> None:
     loop = AskTell(Random(), NET, objectives=2)
     configs = [loop.ask() for _ in range(4)]
@@ -205,7 +191,9 @@ def test_wrong_answers_are_refused() -> None:
         (lambda: Nsga2(population=1), "population must be at least 2, got 1"),
         (lambda: Nsga2(mutation=1.5), "are shares"),
         (lambda: Linas(inner=1), "inner must be at least 2"),
-        (lambda: Mcts(explore=-1), "explore must not be negative"),
+        (lambda: Mcts(explore=-1), "explore must be at least 0, got -1"),
+        (lambda: Mcts(temperature=0), "temperature must be above 0, got 0"),
+        (lambda: Mcts(reference=0), "reference must be at least 1, got 0"),
         (lambda: Smbo(pool=3), "pool must be at least 16"),
         (lambda: Smbo(chance=2), "chance must be in"),
         (lambda: Gp(initial=0), "initial must be at least 1"),
@@ -243,9 +231,3 @@ def test_rows_of_a_space_with_conditions_are_valid() -> None:
     every = c.every(SMALL)
     assert [c.decode(SMALL, row) for row in every] == list(SMALL.configs())
     assert (c.levels(SMALL, every)[:, 0] == 0).all()
-
-
-def test_the_tree_halves_ordered_knobs_and_skips_what_is_not_there() -> None:
-    space = Space([Knob("n", (1, 2, 3, 4)), Knob("op", ("a", "b", "c")), Knob("k", (1, 2), when={"op": "a"})])
-    path = _path(space, [2, 1, -1])
-    assert [(state.codes, state.span) for state in path] == [((), None), ((), (2, 4)), ((2,), None), ((2, 1, -1), None)]

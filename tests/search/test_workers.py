@@ -1,6 +1,7 @@
 """Trials measured by several processes, and by Ray."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
+import pliant
 from pliant.core import Config, PliantError, Space
 from pliant.data import Dataset
 from pliant.search import Front, Nsga2, Objective, Ridge, SearchSettings, read_history, search
 from pliant.search.measurements import Measurements
-from pliant.search.workers import DEATHS, Processes
+from pliant.search.workers import DEATHS, Processes, _packed, _unpacked
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 TWO = SearchSettings(batch_size=16, calibration_batches=2, proposer=Ridge(initial=4, draws=4), workers=2)
@@ -168,13 +171,23 @@ def test_ray_is_asked_for_by_name(net: Any, monkeypatch: pytest.MonkeyPatch) -> 
         search(net, objectives=("flops",), settings=replace(TWO, workers="ray"))
 
 
+class Reference(tuple[Any, ...]):
+    """A job that is not done; no two are equal."""
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
 class PretendRay(types.ModuleType):
-    """As much of Ray as is used, in this process: jobs run when they are asked for, through the same values."""
+    """As much of Ray as is used, in this process: jobs run when they are asked for, the last one first."""
 
     def __init__(self) -> None:
         super().__init__("ray")
         self.log: list[str] = []
         self.exceptions = types.SimpleNamespace(RayError=ConnectionError)
+        self.util = types.SimpleNamespace(serialization=types.ModuleType("ray.util.serialization"))
         self.lose = 0
 
     def is_initialized(self) -> bool:
@@ -193,8 +206,11 @@ class PretendRay(types.ModuleType):
         return value
 
     def remote(self, function: Any) -> Any:
-        made = types.SimpleNamespace(remote=lambda *arguments: (function, arguments))
+        made = types.SimpleNamespace(remote=lambda *arguments: Reference((function, arguments)))
         return types.SimpleNamespace(options=lambda **settings: made)
+
+    def wait(self, references: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:
+        return references[-num_returns:], references[:-num_returns]
 
     def get(self, reference: Any) -> Any:
         self.log.append("get")
@@ -207,9 +223,15 @@ class PretendRay(types.ModuleType):
         self.log.append("cancel")
 
 
-def test_the_same_search_on_a_cluster(net: Any, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def pretend(monkeypatch: pytest.MonkeyPatch) -> PretendRay:
     ray = PretendRay()
-    monkeypatch.setitem(sys.modules, "ray", ray)
+    for name, module in (("ray", ray), ("ray.util", ray.util), ("ray.util.serialization", ray.util.serialization)):
+        monkeypatch.setitem(sys.modules, name, module)
+    return ray
+
+
+def test_the_same_search_on_a_cluster(net: Any, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pretend(monkeypatch)
     objectives = ("accuracy", "flops")
     here = search(net, data, objectives=objectives, n_trials=6, settings=TWO)
     there = search(net, data, objectives=objectives, n_trials=6, run=tmp_path, settings=replace(TWO, workers="ray"))
@@ -225,16 +247,52 @@ def test_the_same_search_on_a_cluster(net: Any, data: Dataset, tmp_path: Path, m
 
 
 def test_what_ray_loses_has_failed(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    ray = PretendRay()
+    ray = pretend(monkeypatch)
     ray.lose = 3
-    monkeypatch.setitem(sys.modules, "ray", ray)
     with pytest.raises(PliantError, match="Ray lost this sub-network"):
         search(net, objectives=("flops",), settings=replace(TWO, workers="ray"))
     assert "cancel" in ray.log
 
 
-def test_on_a_real_ray(net: Any, data: Dataset) -> None:
+def test_what_is_done_on_a_cluster_is_kept_before_it_is_its_turn(
+    net: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pretend(monkeypatch)
+    ray.lose = 2  # the second of two jobs comes first; then this process is lost, so to say
+    with pytest.raises(PliantError, match="Ray lost this sub-network"):
+        search(net, objectives=("flops",), n_trials=6, run=tmp_path, settings=replace(TWO, workers="ray"))
+    base = Measurements(tmp_path / "measurements.sqlite")
+    assert len(base) == 1
+    base.close()
+
+
+def test_a_family_travels_as_its_files(tmp_path: Path) -> None:
+    family = pliant.elastic(pliant.nets.mlp((1, 8, 8), 10, hidden=(8,)), torch.zeros(2, 1, 8, 8))
+    there = _unpacked(pickle.loads(pickle.dumps(_packed(family))))
+    assert there.space == family.space
+    config, x = family.space.smallest(), torch.randn(3, 1, 8, 8)
+    torch.testing.assert_close(there.extract(config)(x), family.extract(config)(x), rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_killed_workers_of_a_real_ray_lose_no_evaluation(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    objectives = ("accuracy", "flops")
-    there = search(net, data, objectives=objectives, n_trials=6, settings=replace(TWO, workers="ray"))
-    assert len(there.trials) == 6
+    data = pliant.data.load("digits", limit=200)
+    family = pliant.elastic(pliant.nets.mlp((1, 8, 8), 10, hidden=(64, 64)), data.example())
+
+    def once(module: nn.Module, config: Config) -> float:
+        mark = tmp_path / f"mark-{config['width:body.0']}"
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        with (tmp_path / "log").open("a") as file:
+            file.write(f"{config.to_json()}\n")
+        return float(config["width:body.0"])
+
+    objectives = ("accuracy", Objective("once", once))
+    search(family, data, objectives=objectives, n_trials=8, run=tmp_path / "run", settings=replace(TWO, workers="ray"))
+    assert {outcome.status for outcome in read_history(tmp_path / "run")} == {"finished"}
+    finished = Counter((tmp_path / "log").read_text().splitlines())
+    assert len(finished) == 8
+    assert set(finished.values()) == {1}
+    assert len(list(tmp_path.glob("mark-*"))) > 1  # so often was a worker killed
