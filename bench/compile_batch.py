@@ -112,7 +112,7 @@ def _everything(family: Family, batch: Any) -> Any:
             if not step.next.edges:
                 if waiting:  # another case of the last choice
                     continue
-                return run._assembled(len(batch), [(kept, number, values)])
+                return run._assembled(len(batch), [((kept, values, False), number)])
             edges = step.next.edges if step.next.kind == "switch" else [step.next.edges[depth(number)[1]]]
             for edge in edges:
                 if edge.state not in waiting:

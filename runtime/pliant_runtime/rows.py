@@ -22,6 +22,8 @@ from pliant_runtime.states import Const, Edge, Kind, Step, leaves
 from pliant_runtime.steps import ERRORS, Stepper, build
 
 Array = NDArray[Any]
+Group = tuple[Array, list[Array], bool]
+"""Which rows wait (-1 for those that left and are computed along), their values, and whether any has left."""
 STAY = 0.8
 """From this share of rows on the same side, none is gathered."""
 
@@ -50,17 +52,17 @@ class Batch:
         count = len(arguments[0])
         if not count:
             raise ValueError("there are no rows")
-        ended: list[tuple[Array, int, list[Array]]] = []
+        ended: list[tuple[Group, int]] = []
         first = [array.reshape(count, 1, *array.shape[1:]) for array in arguments]
-        waiting: dict[int, list[tuple[Array, list[Array]]]] = {start: [(np.arange(count), first)]}
+        waiting: dict[int, list[Group]] = {start: [(np.arange(count), first, False)]}
         for _ in range(self._program.steps):
             if not waiting:
                 return self._assembled(count, ended)
             number = min(waiting)
-            rows, values = _together(waiting.pop(number))
+            rows, values, some_left = _together(waiting.pop(number))
             state, step = self._at(number)
             values = values + self._computed(number, state, step, values, len(rows))
-            self._go(number, step, rows, values, waiting, ended)
+            self._go(number, step, (rows, values, some_left), waiting, ended)
         raise ArtifactError(PROGRAM, f"rows took more than {self._program.steps} steps")
 
     def _at(self, number: int) -> tuple[State, Step]:
@@ -85,62 +87,63 @@ class Batch:
             made.append([np.asarray(output) for output in session(block.names, feeds, None)])
         return [np.stack(column) for column in zip(*made, strict=True)]
 
-    def _go(self, number: int, step: Step, rows: Array, values: list[Array], waiting: dict[int, Any],
-            ended: list[tuple[Array, int, list[Array]]]) -> None:  # fmt: skip
-        alive = rows >= 0
+    def _go(self, number: int, step: Step, group: Group, waiting: dict[int, list[Group]],
+            ended: list[tuple[Group, int]]) -> None:  # fmt: skip
+        rows, values, some_left = group
         following = step.next
         if following.kind == "raise":
             kind, message = following.error
             raise ERRORS.get(kind, RuntimeError)(message if kind in ERRORS else f"{kind}: {message}")
         if following.ref is None:
-            ended.append((rows, number, values))
+            ended.append((group, number))
             return
         ref = following.ref
         side = values[ref.index + len(step.params) if ref.made else ref.index].reshape(len(rows))
         keys = following.keys if following.kind == "switch" else (0, 1)
-        codes, left = side.astype(np.int64), int(np.count_nonzero(alive))
-        if left < len(rows):
-            codes[~alive] = min(keys) - 1  # the way of none
+        codes, todo = side.astype(np.int64), len(rows)
+        if some_left:
+            codes[rows < 0] = min(keys) - 1  # the way of none
+            todo = int(np.count_nonzero(rows >= 0))
         for key, edge in zip(keys, following.edges, strict=True):
             here = codes == key
             taken = int(np.count_nonzero(here))
             if not taken:
                 continue
-            left -= taken
+            todo -= taken
             given = [_argument(edge, place, values, step, len(rows)) for place in range(len(edge.args))]
             if taken == len(rows):
-                group = (rows, given)
+                sent = (rows, given, False)
             elif taken >= STAY * len(rows):
-                group = (np.where(here, rows, -1), given)
+                sent = (np.where(here, rows, -1), given, True)
             else:
                 chosen = here.nonzero()[0]
-                group = (rows[chosen], [array[chosen] for array in given])
-            waiting.setdefault(edge.state, []).append(group)
-        if left:
+                sent = (rows[chosen], [array[chosen] for array in given], False)
+            waiting.setdefault(edge.state, []).append(sent)
+        if todo:
             raise IndexError(f"an index is none of {sorted(keys)}")
 
     # -- what comes back -----------------------------------------------------------------------------------------------
 
-    def _assembled(self, count: int, ended: list[tuple[Array, int, list[Array]]]) -> Any:
+    def _assembled(self, count: int, ended: list[tuple[Group, int]]) -> Any:
         if self._merged is None:
             returned = [state.step for state in self._program.states if state.step and state.step.next.kind == "return"]
             self._merged = merged([(step.next.returns, step) for step in returned])
         if self._merged is False:
             return self._listed(count, ended)
         columns: dict[int, Array] = {}
-        for rows, number, values in ended:
+        for (rows, values, some_left), number in ended:
             step = self._at(number)[1]
-            alive = rows >= 0
+            kept = rows >= 0 if some_left else slice(None)
             for place, leaf in enumerate(leaves(step.next.returns)):
                 found = _leaf(leaf, step, values, len(rows))
                 if place not in columns:
                     columns[place] = np.empty((count, *found.shape[1:]), dtype=found.dtype)
-                columns[place][rows[alive]] = found[alive]
+                columns[place][rows[kept]] = found[kept]
         return _shaped(self._merged, columns, iter(range(len(columns))))
 
-    def _listed(self, count: int, ended: list[tuple[Array, int, list[Array]]]) -> list[Any]:
+    def _listed(self, count: int, ended: list[tuple[Group, int]]) -> list[Any]:
         results: list[Any] = [None] * count
-        for rows, number, values in ended:
+        for (rows, values, _), number in ended:
             step = self._at(number)[1]
             for place in np.flatnonzero(rows >= 0):
                 results[rows[place]] = _one(step, values, int(place))
@@ -162,13 +165,13 @@ def _one(step: Step, values: list[Array], place: int) -> Any:
     return build(step.next.returns, lambda ref: values[ref.index + shift if ref.made else ref.index][place])
 
 
-def _together(groups: list[tuple[Array, list[Array]]]) -> tuple[Array, list[Array]]:
+def _together(groups: list[Group]) -> Group:
     if len(groups) == 1:
         return groups[0]
-    kept = [(rows[rows >= 0], [array[rows >= 0] for array in values]) if (rows < 0).any() else (rows, values)
-            for rows, values in groups]  # fmt: skip
+    kept = [(rows[rows >= 0], [array[rows >= 0] for array in values]) if some_left else (rows, values)
+            for rows, values, some_left in groups]  # fmt: skip
     columns = zip(*(values for _, values in kept), strict=True)
-    return np.concatenate([rows for rows, _ in kept]), [np.concatenate(column) for column in columns]
+    return np.concatenate([rows for rows, _ in kept]), [np.concatenate(column) for column in columns], False
 
 
 def _rows_of(array: Array, kind: Kind, count: int) -> Array:
