@@ -114,6 +114,7 @@ def test_compile_shares_weights_as_asked(run: Path, tmp_path: Path, capsys: pyte
         out = tmp_path / layout
         answer(capsys, ["compile", str(run), "--out", str(out), "--layout", layout])
         family = load(out)
+        assert family.program.layout is not None
         forms[layout] = family.program.layout.form
         assert family.run(np.zeros((3, 1, 8, 8), np.float32), preprocessed=True).shape == (3, 10)
     assert forms == {"slices": "slices", "shells": "shells"}

@@ -252,7 +252,7 @@ class Two(nn.Module):
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Target states."""
         a, b = self.own(self.embed(source)), self.embed(target)
-        y = b + self.cross(b, a, a)[0]
+        y: Tensor = b + self.cross(b, a, a)[0]
         if self.gate(y.mean(1)) > 0:
             y = y + self.cross(y, a, a)[0]
         return y

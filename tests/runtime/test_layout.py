@@ -1,6 +1,5 @@
 """Artifacts of shells: damaged layouts are refused, old artifacts load, one session serves all sub-networks."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +13,8 @@ from torch import nn
 from pliant.deploy import compile
 from pliant.elastic import elastic
 from pliant_runtime import ArtifactError, load
-from pliant_runtime.grammar import digest_of
 from pliant_runtime.serving.model import Model, measure
-
-Json = Any
+from tests.runtime.forging import Json, forge
 
 
 @pytest.fixture(scope="session")
@@ -31,14 +28,6 @@ def shells(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copied(shells: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(shells, tmp_path / "net.pliant"))
-
-
-def forge(folder: Path, change: Callable[[Json], object]) -> None:
-    """Change the program and sign it anew, as somebody would who knows how."""
-    program = json.loads((folder / "program.json").read_text())
-    change(program)
-    program["sha256"] = digest_of(program)
-    (folder / "program.json").write_text(json.dumps(program))
 
 
 def _set(*path: Any, value: Any) -> Callable[[Json], None]:

@@ -1,7 +1,6 @@
 """Free lengths in artifacts: what a program says about them is checked before anything runs, and so are inputs."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,7 @@ from torch import Tensor, nn
 
 from pliant.deploy import compile
 from pliant_runtime import ArtifactError, load
-from pliant_runtime.grammar import digest_of
-
-Json = Any
+from tests.runtime.forging import Json, forge
 
 
 class Net(nn.Module):
@@ -49,18 +46,6 @@ def arrays(inputs: dict[str, Tensor]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile(Net().eval(), tmp_path_factory.mktemp("artifact") / "net", example=given(6, rows=2))
-
-
-@pytest.fixture
-def copied(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "net"))
-
-
-def forge(folder: Path, change: Callable[[Json], object]) -> None:
-    program = json.loads((folder / "program.json").read_text())
-    change(program)
-    program["sha256"] = digest_of(program)
-    (folder / "program.json").write_text(json.dumps(program))
 
 
 def test_the_program_says_what_is_free(original: Path) -> None:

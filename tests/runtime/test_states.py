@@ -1,7 +1,5 @@
 """Programs that decide: forged ones are refused before anything of them runs, with the place."""
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,7 @@ from torch import Tensor, nn
 
 from pliant.deploy import compile
 from pliant_runtime import ArtifactError, load
-from pliant_runtime.grammar import digest_of
-
-Json = Any
+from tests.runtime.forging import Json, forge
 
 
 class Net(nn.Module):
@@ -36,18 +32,6 @@ class Net(nn.Module):
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile(Net(), tmp_path_factory.mktemp("artifact") / "net", example=torch.randn(2, 4))
-
-
-@pytest.fixture
-def copied(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "net"))
-
-
-def forge(folder: Path, change: Callable[[Json], object]) -> None:
-    program = json.loads((folder / "program.json").read_text())
-    change(program)
-    program["sha256"] = digest_of(program)
-    (folder / "program.json").write_text(json.dumps(program))
 
 
 def _if(program: Json) -> Json:

@@ -1,6 +1,5 @@
 """Damaged and forged artifacts are refused before anything of them runs, and the file is named."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,17 +9,7 @@ import numpy as np
 import pytest
 
 from pliant_runtime import ArtifactError, load
-from pliant_runtime.grammar import digest_of
-
-Json = Any
-
-
-def forge(folder: Path, change: Callable[[Json], object]) -> None:
-    """Change the program and sign it anew, as somebody would who knows how."""
-    program = json.loads((folder / "program.json").read_text())
-    change(program)
-    program["sha256"] = digest_of(program)
-    (folder / "program.json").write_text(json.dumps(program))
+from tests.runtime.forging import Json, forge
 
 
 def test_every_file_is_checked_bit_by_bit(copied: Path) -> None:
