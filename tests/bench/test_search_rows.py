@@ -85,7 +85,7 @@ def test_rows_about_search_have_their_figures(table: Table, monkeypatch: pytest.
               {c: {**v, "test": v["accuracy"]} for c, v in table.values.items()}),
         evaluations=12, seeds=(0,),
     )  # fmt: skip
-    assert set(told) == {"ours", "smbo", "mcts", "random"}
+    assert set(told) == {"ours", "smbo", "tree", "mcts", "random"}
 
 
 def test_the_space_of_small_networks_builds_what_it_says() -> None:
