@@ -19,6 +19,7 @@ from pliant.core._torch_private import outside_modes
 from pliant.deploy.fold import folded
 from pliant.deploy.free_graph import NoForm, Source, common
 from pliant.deploy.pack import Packer
+from pliant.deploy.plain_numbers import plain_numbers
 from pliant.export.operators import threads_of
 from pliant.export.to_onnx import quiet
 from pliant.export.weights import strip, tidy
@@ -133,7 +134,8 @@ def export(flow: Flow, state: State, names: Mapping[int, str], trials: Sequence[
                 if flow.sizes is not None:
                     feeds = {f"p#{n}": tensor.numpy() for n, tensor in enumerate(trial.cases[0][0])}
                     proto = folded(proto, feeds, numbers=numbers)
-                    prune(proto)
+                plain_numbers(proto)
+                prune(proto)
                 found.append((proto, _canonical(proto)))
             block = _block(flow, state, found, [trial.lengths for trial in trials[:count]])
             for trial in trials:
