@@ -231,3 +231,28 @@ def test_rows_of_a_space_with_conditions_are_valid() -> None:
     every = c.every(SMALL)
     assert [c.decode(SMALL, row) for row in every] == list(SMALL.configs())
     assert (c.levels(SMALL, every)[:, 0] == 0).all()
+
+
+def test_default_stays_near_the_best_where_it_expects_no_more() -> None:
+    """A conditional space of products, where a logarithmic predictor soon says that nothing better is left."""
+    plain = Space([Knob("kernel", (1, 3)), Knob("pool", ("average", "max"))])
+    cell = Space([either("kind", {"residual": Space([]), "separable": Space([]), "plain": plain})])
+    space = Space([Knob("stem", (8, 16)), repeated("cell", cell, n=(1, 2)), Knob("head", (1, 2, 3))])
+    kinds = {"residual": 0.5, "separable": 0.9, "plain": 0.6}
+
+    def cost(config: Mapping[str, Any]) -> float:
+        factors = [kinds[config[f"cell.{i}.kind"]] for i in range(config["cell"])]
+        factors += [1.4 for name, value in config.items() if name.endswith("kernel") and value == 1]
+        factors += [1.2 if config["stem"] == 8 else 1.0, {1: 1.3, 2: 1.0, 3: 0.9}[config["head"]]]
+        luck = np.random.default_rng(list(json.dumps(dict(config)).encode())).standard_normal()
+        return 0.12 + 0.3 * float(np.prod(factors)) + 0.01 * float(luck)
+
+    good, late = np.quantile([cost(config) for config in space.configs()], 0.3), []
+    for seed in range(3):
+        loop, found = AskTell(Ridge(), space, objectives=1, seed=seed), []
+        for _ in range(26):
+            config = loop.ask()
+            found.append(cost(config))
+            loop.tell(config, found[-1:])
+        late.append(np.median(found[-10:]))
+    assert max(late) < good

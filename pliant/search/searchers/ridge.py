@@ -69,9 +69,9 @@ class Ridge:
         corners = costs.min(axis=0) + rng.random((2048, costs.shape[1])) * (reference - costs.min(axis=0))
         drawn = np.stack([model.draw(hot, levels, self.draws, rng) for model in models], axis=2)
         gains = np.mean([improvements(sample, costs[front], reference, corners) for sample in drawn], axis=0)
-        # where no draw promises anything, go where the predictors know least
-        doubt = (drawn.std(axis=0) / np.where(scale > 0, scale, 1.0)).sum(axis=1)
-        return c.decode(space, rows[np.lexsort((-doubt, -gains))[0]])
+        if not gains.any():
+            gains = _hoped(drawn, costs[front], reference, corners)
+        return c.decode(space, rows[gains.argmax()])
 
     def _pool(
         self, space: Space, seen: c.Codes, front: c.Codes, models: Sequence[Predictor], rng: np.random.Generator
@@ -91,3 +91,23 @@ class Ridge:
             everything.append(c.mutate(space, c.cross(space, parents, share, rng), rng))
         rows = c.new_rows(np.concatenate(everything), seen)
         return rows if len(rows) else candidates(space, seen, self.pool, rng)
+
+
+def _hoped(drawn: Array, front: Array, reference: Array, corners: Array) -> Array:
+    """Gains of candidates that would have one, were all the fewest standard deviations better than predicted.
+
+    Not simply where the predictors know least: under a logarithmic view that is where everything is worst.
+
+    Args:
+        drawn: [draws, candidates, objectives], none of which gains anything.
+        front: [points, objectives].
+        reference: [objectives].
+        corners: [samples, objectives], see `improvements`.
+    """
+    middle, spread = drawn.mean(axis=0), drawn.std(axis=0)
+    for deviations in (1, 2, 4, 8, 16):
+        gains = improvements(middle - deviations * spread, front, reference, corners)
+        if gains.any():
+            return gains
+    scale = np.ptp(middle, axis=0)
+    return np.asarray(-(middle / np.where(scale > 0, scale, 1.0)).sum(axis=1))
