@@ -7,6 +7,7 @@ from pliant.search.front import Point as Point
 from pliant.search.objectives import Objective as Objective
 from pliant.search.outcome import Outcome as Outcome
 from pliant.search.physical import Energy as Energy
+from pliant.search.qualities import Robustness as Robustness
 from pliant.search.search import search as search
 from pliant.search.searchers import AskTell as AskTell
 from pliant.search.searchers import Design as Design

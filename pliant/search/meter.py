@@ -12,9 +12,10 @@ from pliant.core import Config, PliantError
 from pliant.search.context import Candidate, Context, Gauge, Reading, checked, part_of
 from pliant.search.front import Axis
 from pliant.search.measurements import Measurements, digest
-from pliant.search.objectives import Latency, Quality
+from pliant.search.objectives import Latency
 from pliant.search.outcome import FAILED, FINISHED, STOPPED, Outcome, Row
 from pliant.search.pareto import ranks
+from pliant.search.qualities import Quality
 from pliant.search.settings import Rungs
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from pliant.core import Config
-from pliant.learn import evaluate, metrics
+from pliant.learn import metrics
 from pliant.search.context import Candidate as Candidate
 from pliant.search.context import Context as Context
 from pliant.search.context import Gauge as Gauge
@@ -18,6 +18,7 @@ from pliant.search.front import Axis
 from pliant.search.identity import identity
 from pliant.search.measurements import tensors_digest
 from pliant.search.physical import Energy, Memory
+from pliant.search.qualities import Quality, Robustness
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class Objective:
             raise TypeError(f"objective {self.name!r} needs a function of module and config, got {self.fn!r}")
 
 
+Judged = str | Objective | Energy | Robustness | Callable[[nn.Module, Config], float]
+"""Whatever `search` takes as an objective; see `gauge`."""
+
+
 class _Own(Gauge):
     def __init__(self, objective: Objective, context: Context) -> None:
         super().__init__(Axis(objective.name, objective.maximise, objective.unit), context)
@@ -61,34 +66,6 @@ class _Own(Gauge):
     def depends(self) -> dict[str, Any]:
         code = identity(self._objective.fn)
         return {"code": code, "version": self._objective.version, "data": self.context.data_digest}
-
-
-class Quality(Gauge):
-    """A metric of the calibrated sub-network on the validation split."""
-
-    def __init__(self, name: str, metric: Any, context: Context) -> None:
-        self._asked = name, metric
-        self._measure = metrics.measure(metric)
-        axis = Axis(self._measure.name, self._measure.higher_is_better, "", name)
-        super().__init__(axis, context)
-
-    def read(self, candidate: Candidate) -> Reading:
-        """Evaluate."""
-        context = self.context
-        if context.val is None:
-            raise ValueError(f"objective {self.axis.name!r} needs data: pass data=")
-        value = evaluate(
-            candidate.module, context.val, metric=self._measure, batch_size=context.batch_size, output=context.output
-        )
-        return Reading(value)
-
-    def within(self, context: Context) -> "Quality":
-        """The same metric on other data."""
-        return Quality(*self._asked, context)
-
-    def depends(self) -> dict[str, Any]:
-        """The samples, and which output is judged."""
-        return {"data": self.context.data_digest, "output": self.context.output}
 
 
 class _Cost(Gauge):
@@ -136,21 +113,22 @@ class Latency(Gauge):
 
 
 _COUNTS = {"flops": "", "parameters": "", "bytes": "B"}
+_MODELS: dict[str, type[Energy] | type[Robustness]] = {"energy": Energy, "robustness": Robustness}
 
 
 def choices() -> list[str]:
     """The objectives that have a name."""
-    return list(dict.fromkeys(["accuracy", "latency", *_COUNTS, "memory", "energy", *metrics.__all__]))
+    return list(dict.fromkeys(["accuracy", "latency", *_COUNTS, "memory", *_MODELS, *metrics.__all__]))
 
 
-def gauge(objective: "str | Objective | Energy | Callable[[nn.Module, Config], float]", context: Context) -> Gauge:
+def gauge(objective: Judged, context: Context) -> Gauge:
     """What reads an objective.
 
     Args:
         objective: `accuracy` (the metric of the task, whatever it is called), `latency`, `flops`, `parameters`,
-            `bytes` (of parameters), `memory` (peak while it runs), `energy` (a model, see `Energy`), a metric of
-            `pliant.learn` by name, an `Objective`, an `Energy` with your own constants, or a function of module and
-            config whose result is to be minimised.
+            `bytes` (of parameters), `memory` (peak while it runs), `energy` (a model, see `Energy`), `robustness` (see
+            `Robustness`), a metric of `pliant.learn` by name, an `Objective`, an `Energy` or a `Robustness` of your
+            own, or a function of module and config whose result is to be minimised.
         context: what it may read.
 
     Raises:
@@ -159,7 +137,7 @@ def gauge(objective: "str | Objective | Energy | Callable[[nn.Module, Config], f
     """
     if isinstance(objective, Objective):
         return _Own(objective, context)
-    if isinstance(objective, Energy):
+    if isinstance(objective, Energy | Robustness):
         return objective.gauge(context)
     if callable(objective):
         name = getattr(objective, "__name__", type(objective).__name__)
@@ -173,12 +151,10 @@ def gauge(objective: "str | Objective | Energy | Callable[[nn.Module, Config], f
         return Latency(context)
     if name == "memory":
         return Memory(context)
-    if name == "energy":
-        return Energy().gauge(context)
+    if name in _MODELS:
+        return _MODELS[name]().gauge(context)
     if name in _COUNTS:
         return _Cost(Axis(name, False, _COUNTS[name]), context)
-    if context.val is None:
-        raise ValueError(f"objective {objective!r} needs data: pass data=")
     return Quality(name, context.metric if name == "accuracy" else name, context)
 
 

@@ -2,14 +2,12 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from pliant.core import Config, PliantError
 from pliant.data import Dataset
@@ -19,9 +17,8 @@ from pliant.search.context import Context, Gauge, Reading, Searchable, part_of
 from pliant.search.front import Front
 from pliant.search.measurements import Measurements, digest
 from pliant.search.meter import Meter
-from pliant.search.objectives import Latency, Objective, gauges
+from pliant.search.objectives import Judged, Latency, gauges
 from pliant.search.outcome import FAILED, FINISHED, Outcome
-from pliant.search.physical import Energy
 from pliant.search.progress import Told
 from pliant.search.searchers import AskTell
 from pliant.search.settings import SearchSettings
@@ -36,7 +33,10 @@ def search(
     net: Searchable,
     data: Any = None,
     *,
-    objectives: Sequence[str | Objective | Energy | Callable[[nn.Module, Config], float]] = ("accuracy", "latency"),
+    objectives: Sequence[Judged] = (
+        "accuracy",
+        "latency",
+    ),
     hardware: Hardware | None = None,
     n_trials: int = 60,
     run: str | Path | None = None,
@@ -54,8 +54,8 @@ def search(
     Args:
         net: an elastic network; not changed.
         data: a `Dataset` or whatever `Dataset.of` takes; None where no objective needs any.
-        objectives: names (`accuracy`, `latency`, `memory`, `energy`, `flops`, `parameters`, `bytes`, or a metric),
-            `Objective`s, `Energy` with your own constants, or functions of module and config.
+        objectives: names (`accuracy`, `latency`, `memory`, `energy`, `robustness`, `flops`, `parameters`, `bytes`, or
+            a metric), `Objective`s, `Energy` and `Robustness` of your own, or functions of module and config.
         hardware: where latency is measured; by default one thread of this processor.
         n_trials: how many sub-networks to try in all, those of earlier calls in the same folder, those that failed and
             those stopped early included; the whole space where it is smaller.

@@ -25,14 +25,14 @@ def many(net: Any, data: Dataset) -> Dataset:
 
 def test_the_unpromising_are_stopped(net: Any, many: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
-    objectives = import_module("pliant.search.objectives")
-    evaluate = objectives.evaluate
+    qualities = import_module("pliant.search.qualities")
+    evaluate = qualities.evaluate
 
     def noted(module: nn.Module, split: Split, **more: Any) -> float:
         looked.append(len(split))
         return float(evaluate(module, split, **more))
 
-    monkeypatch.setattr(objectives, "evaluate", noted)
+    monkeypatch.setattr(qualities, "evaluate", noted)
     front = search(net, many, objectives=("accuracy",), n_trials=14, run=tmp_path, settings=SETTINGS)
     history = read_history(tmp_path)
     stopped = [outcome for outcome in history if outcome.status == "stopped"]
