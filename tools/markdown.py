@@ -2,6 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from pliant.core import PliantError
+
+BEGIN = "<!-- Measured: written by `make catalogue` from bench/results; do not edit up to the next comment. -->\n"
+END = "<!-- End of what was measured. -->\n"
+NOT_YET = "not measured yet"
+
 MOST_ROWS, MOST_COLUMNS = 12, 9
 """What a table of settings may have; larger ones stay in their file."""
 _LONG = 300
@@ -17,6 +23,28 @@ def number(value: object) -> str:
     if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}"
     return f"{value:,.1f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def percent(value: float) -> str:
+    """A share in percent, with three significant digits."""
+    return f"{100 * value:.3g} %"
+
+
+def replaced(page: str, part: str, where: str) -> str:
+    """A page with its measured part written anew.
+
+    Args:
+        page: its text.
+        part: what stands between the comments.
+        where: the page's path.
+
+    Raises:
+        PliantError: the comments around the measured part are not there.
+    """
+    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(END) < page.index(BEGIN):
+        raise PliantError("the comments around what was measured are missing", where=where, fix=f"put back: {BEGIN}")
+    before, _, rest = page.partition(BEGIN)
+    return before + BEGIN + part + END + rest.partition(END)[2]
 
 
 def cell(text: str) -> str:

@@ -4,31 +4,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pliant.core import PliantError
-from tools.markdown import number, table
-
-BEGIN = "<!-- Measured: written by `make catalogue` from bench/results; do not edit up to the next comment. -->\n"
-END = "<!-- End of what was measured. -->\n"
-NOT_YET = "not measured yet"
+from tools.markdown import NOT_YET, number, percent, table
 
 Figures = Mapping[str, Any]
-
-
-def replaced(text: str, results: Mapping[str, Mapping[str, Any]], where: str) -> str:
-    """The page with its measured part written anew.
-
-    Args:
-        text: of the page.
-        results: the content of the result files by row.
-        where: the page's path.
-
-    Raises:
-        PliantError: the comments around the measured part are not there.
-    """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
-        raise PliantError("the comments around what was measured are missing", where=where, fix=f"put back: {BEGIN}")
-    before, _, rest = text.partition(BEGIN)
-    return before + BEGIN + measured(results) + END + rest.partition(END)[2]
 
 
 def measured(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -77,8 +55,8 @@ def _methods(told: Mapping[str, Figures]) -> Iterator[tuple[str, str, str]]:
     yield "onepass", "one pass against the default recipe", "; ".join(texts) or NOT_YET
     kept = told.get("sortednet", {})
     yield "sortednet", "what sub-networks of the default recipe keep of the whole network's accuracy", (
-        f"{number(kept['subnetworks'])} of them keep {_percent(kept['kept_share'])} on average, "
-        f"{_percent(kept['worst_kept_share'])} at worst; the smallest has {_percent(kept['smallest_flops_share'])} of "
+        f"{number(kept['subnetworks'])} of them keep {percent(kept['kept_share'])} on average, "
+        f"{percent(kept['worst_kept_share'])} at worst; the smallest has {percent(kept['smallest_flops_share'])} of "
         "the FLOPs" if kept else NOT_YET
     )  # fmt: skip
     for row, method in (
@@ -93,7 +71,3 @@ def _methods(told: Mapping[str, Figures]) -> Iterator[tuple[str, str, str]]:
 
 def _signed(value: object) -> str:
     return "" if not isinstance(value, int | float) else f"{value:+.3g}"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.3g} %"

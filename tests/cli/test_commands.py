@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -138,6 +139,14 @@ def test_report_trains_points_alone_and_compares(run: Path, capsys: pytest.Captu
     assert 1 <= len(rows) <= 2  # the whole network may be the point
     assert {row["epochs"] for row in rows} == {1}
     assert "--separate must be at least 1" in failure(capsys, ["report", str(run), "--separate", "-1"])
+
+
+def test_it_runs_as_a_module_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["pliant", "methods", "--json"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("pliant", run_name="__main__")
+    assert ended.value.code == 0
+    assert "Nested" in capsys.readouterr().out
 
 
 def test_methods_lists_facts(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tools.markdown import number, settings
+from pliant.core import PliantError
+from tools.markdown import BEGIN, END, number, replaced, settings
 
 
 @pytest.mark.parametrize(
@@ -43,3 +44,12 @@ def test_maps_of_maps_are_taken_apart_while_they_are_small() -> None:
     assert told == "- resnet.rate: 0.1\n- resnet.deep.x: see `row.json`\n"
     many = {str(i): {"x": {"y": [i, i]}, "z": "text"} for i in range(40)}
     assert settings({"networks": many, "ragged": [[1], [2, 3]]}, "row.json") == "- networks, ragged: see `row.json`\n"
+
+
+def test_only_the_measured_part_of_a_page_is_written_anew() -> None:
+    page = f"before\n{BEGIN}old\n{END}after\n"
+    new = replaced(page, "\nnew\n\n", "training.md")
+    assert new == f"before\n{BEGIN}\nnew\n\n{END}after\n"
+    assert replaced(new, "\nnew\n\n", "training.md") == new
+    with pytest.raises(PliantError, match=r"training\.md: the comments around what was measured are missing"):
+        replaced("no comments", "", "training.md")

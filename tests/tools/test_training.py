@@ -2,10 +2,7 @@
 
 from typing import Any
 
-import pytest
-
-from pliant.core import PliantError
-from tools.training import BEGIN, END, measured, replaced
+from tools.training import measured
 
 RESULTS: dict[str, dict[str, Any]] = {
     "train-once": {
@@ -49,12 +46,3 @@ def test_figures_of_every_row_are_told() -> None:
 def test_nothing_measured_says_so() -> None:
     text = measured({})
     assert text.count("not measured yet") == 5
-
-
-def test_only_the_measured_part_is_written_anew() -> None:
-    page = f"before\n{BEGIN}old\n{END}after\n"
-    new = replaced(page, RESULTS, "training.md")
-    assert new == f"before\n{BEGIN}{measured(RESULTS)}{END}after\n"
-    assert replaced(new, RESULTS, "training.md") == new
-    with pytest.raises(PliantError, match=r"training\.md: the comments around what was measured are missing"):
-        replaced("no comments", RESULTS, "training.md")
