@@ -104,7 +104,8 @@ def test_an_unknown_row_lists_the_choices(capsys: pytest.CaptureFixture[str]) ->
 # A row takes at most 40 CPU minutes. main-job trains 15 networks alone and 3 families to convergence: it may take 50.
 # train-once does so on three tasks, three recipes and two learning rates, whose trainings other rows use, too;
 # sortednet is told with those it uses, and measures 160 sub-networks of four trainings on all test images.
-CPU_MINUTES = {"main-job": 50, "train-once": 100, "sortednet": 100}
+# bignas trains with and without distillation and its rival, each with two rates and three seeds.
+CPU_MINUTES = {"main-job": 50, "train-once": 100, "sortednet": 100, "bignas": 42}
 
 
 @pytest.mark.parametrize("row", ROWS)
