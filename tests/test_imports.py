@@ -19,9 +19,10 @@ FLOORS = (
     {"deploy", "serve", "store"},
     {"report", "testing"},
     {"cli"},  # above its neighbours: its commands show what the report draws and run what testing ships
+    {"__main__"},  # `python -m pliant`
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-OUTSIDE = ("report", "testing", "cli")
+OUTSIDE = ("report", "testing", "cli", "__main__")
 """Rooms that stand where a user stands: they may use the map."""
 STRANGERS = {"nets": {"nets"}, "runtime": {"runtime"}, "serve": {"serve", "runtime"}}
 """Rooms that may import even less than their floor allows, and what that is."""
