@@ -79,6 +79,7 @@ def run() -> Outcome:
         "configs": len(found.table.costs), "flops_range": found.flops_range, "evaluations": EVALUATIONS,
         **judged(found.table),
     }  # fmt: skip
+    baseline = {"hypervolume_share": figures["random_hypervolume_share"]}
     settings = {**found.settings, "searchers": [repr(Ridge()), repr(Random())]}
     data = f"Fashion-MNIST ({family().task.data}), {SETTINGS.val_limit} validation images"
-    return Outcome(figures, data, SEEDS, cpu_seconds=found.seconds, settings=settings)
+    return Outcome(figures, data, SEEDS, baseline, cpu_seconds=found.seconds, settings=settings)

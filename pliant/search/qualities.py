@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pliant.core import call, main_output, map_tensors, seeded, tensors_of
 from pliant.data import Split
-from pliant.learn import evaluate, losses, metrics
+from pliant.learn import device_of, evaluate, losses, metrics
 from pliant.search.context import Candidate, Context, Gauge, Reading
 from pliant.search.front import Axis
 
@@ -133,24 +133,23 @@ class _Robust(Quality):
     def _attacked(self, module: nn.Module, inputs: Any, targets: Tensor) -> Any:
         """A batch of inputs, moved to where the loss is larger."""
         steps = self._model.steps if self._model.by == "pgd" else 1
-        stride = 2.5 / steps if steps > 1 else 1.0
-        clean = tensors_of(inputs)
-        moved = [tensor.clone() for tensor in clean]
+        clean = moved = tensors_of(inputs)
         for _ in range(steps):
             slopes = self._slopes(module, inputs, moved, targets)
             moved = [
-                start + (now + stride * size * slope.sign() - start).clamp(-size, size)
+                start + (now + 2.5 / steps * size * slope.sign() - start).clamp(-size, size)
                 for start, now, slope, size in zip(clean, moved, slopes, self._sizes, strict=True)
             ]
         return _like(inputs, moved)
 
     def _slopes(self, module: nn.Module, inputs: Any, moved: list[Tensor], targets: Tensor) -> list[Tensor]:
-        """Gradients of the loss by the inputs; those of weights are left alone."""
-        leaves = [tensor.detach().requires_grad_() for tensor in moved]
+        """Gradients of the loss by the inputs, where these are; those of weights are left alone."""
+        leaves, there = [tensor.detach().requires_grad_() for tensor in moved], device_of(module)
         with torch.enable_grad():
-            output = main_output(call(module, _like(inputs, leaves)), self.context.output)
+            result = call(module, _like(inputs, [leaf.to(there) for leaf in leaves]))
             loss: Callable[..., Tensor] = losses.mse if targets.is_floating_point() else losses.cross_entropy
-            return list(torch.autograd.grad(loss(output, targets), leaves))
+            found = loss(main_output(result, self.context.output), targets.to(there))
+            return list(torch.autograd.grad(found, leaves))
 
 
 def _like(inputs: Any, tensors: list[Tensor]) -> Any:

@@ -62,6 +62,21 @@ def test_an_attack_on_a_linear_network_is_the_worst_there_is(
     assert not split.inputs.requires_grad
 
 
+def test_several_steps_find_what_one_step_passes(net: Any) -> None:
+    class Dip(nn.Module):
+        """Wrong only from 0.3 to 0.7: one step of 1 jumps over it."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            score = 0.2 - (x[:, 0] - 0.5).abs()
+            return torch.stack([-score, score], dim=1)
+
+    rows = torch.tensor([[0.0], [2.0]])  # the second is right whatever happens to it
+    split = Split(rows, torch.zeros(2, dtype=torch.int64))
+    size = float(1 / rows.std())
+    assert read(Robustness("fgsm", size), Dip().eval(), split, net) == 1
+    assert read(Robustness("pgd", size, steps=5), Dip().eval(), split, net) == 0.5
+
+
 def test_noise_is_weaker_than_an_attack_and_the_same_for_all(plane: tuple[Any, Split, Tensor], net: Any) -> None:
     module, split, _ = plane
     noisy = read(Robustness("noise", SIZE), module, split, net)
